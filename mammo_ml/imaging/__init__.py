@@ -1,0 +1,1 @@
+"""From files to pixels and boxes: readers, breast mask, geometry, cuts, augmentation."""

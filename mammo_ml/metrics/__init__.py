@@ -1,0 +1,1 @@
+"""Figures: pure functions from labels and scores to numbers, and their intervals."""
