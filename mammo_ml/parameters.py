@@ -1,5 +1,6 @@
 """The base of every parameter class, and the reader of params.yaml that names a wrong key."""
 
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from mammo_ml.errors import BadInputError
 class Parameters(BaseModel):
     """Frozen, validated parameters; an unknown, missing or out-of-range key is an error that names it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 P = TypeVar("P", bound=Parameters)
@@ -47,6 +48,8 @@ def read_section(path: Path, section: str, kind: type[P]) -> P:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping; raises BadInputError otherwise."""
+    if not path.is_file():
+        raise BadInputError(str(path), ["no such file"])
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -60,13 +63,28 @@ def _explain(problem: Any, kind: type[Parameters]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     match problem["type"]:
         case "extra_forbidden":
-            return f"unknown key '{key}'{_hint(key, kind.model_fields)}"
+            return f"unknown key '{key}'{_hint(str(problem['loc'][-1]), _fields_beside(problem['loc'], kind))}"
         case "missing":
             return f"key '{key}' is missing"
         case _:
-            return f"key '{key}': {problem['msg']}, found {problem['input']!r}"
+            # A rule about several keys stands at no key of its own.
+            where = f"key '{key}': " if key else ""
+            return f"{where}{problem['msg']}, found {problem['input']!r}"
 
 
-def _hint(word: str, known: Any) -> str:
-    close = get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known))}"
+def _fields_beside(place: Sequence[int | str], kind: type[BaseModel]) -> list[str]:
+    """Keys that could stand where the last one of `place` stands, in the class its parents lead to."""
+    for part in place[:-1]:
+        inner = kind.model_fields[str(part)].annotation if str(part) in kind.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        kind = inner
+    return list(kind.model_fields)
+
+
+def _hint(word: str, known: Iterable[object]) -> str:
+    words = sorted(map(str, known))
+    close = get_close_matches(word, words, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(words)}" if words else ""

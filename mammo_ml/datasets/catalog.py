@@ -3,8 +3,10 @@
 Coordinates are those of the film file as read, in the convention of `mammo_ml.imaging.boxes`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -101,6 +103,11 @@ def read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
         return pd.read_csv(path, dtype=dtypes(columns))
     except ValueError as error:
         raise BadInputError(str(path), [f"a value does not have its column's type: {error}"]) from None
+
+
+def rows(table: pd.DataFrame) -> Iterator[Any]:
+    """Rows of a table as named tuples, column by attribute."""
+    return iter(table.itertuples())
 
 
 def label_of(severities: list[str]) -> str:

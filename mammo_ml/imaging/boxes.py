@@ -63,4 +63,5 @@ def iou(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
     overlap = np.prod(np.clip(bottom_right - top_left, 0.0, None), axis=2)
     union = area(first)[:, None] + area(second)[None, :] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    overlaps: NDArray[np.float64] = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return overlaps

@@ -1,0 +1,67 @@
+# `make help` explains each target. Every target sets up the environment it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKSPACE ?= .
+READY := $(VENV)/.ready
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help setup repro phantom test test-all lint format ui promote bench readme deps lock clean
+.DEFAULT_GOAL := help
+
+help: ## Explain the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-uv.txt
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --require-hashes --requirement requirements.txt
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+setup: $(READY) ## Make the environment in .venv (every other target does this by itself)
+
+repro: $(READY) ## Run the pipeline: real films (MIAS_ARCHIVE or the official address), else phantom films
+	$(BIN)/mammo-ml repro
+
+phantom: $(READY) ## Run the pipeline on phantom films in build/phantom, even where the real ones are at hand
+	$(BIN)/mammo-ml repro --phantom
+
+test: $(READY) ## Run the tests that need no root and at most 15 minutes; lists what it left out
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(READY) ## Run every test, the slow ones included
+	$(BIN)/pytest
+
+lint: $(READY) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(READY) ## Open the MLflow UI; WORKSPACE=build/phantom for the phantoms' one
+	$(BIN)/mammo-ml ui --workspace $(WORKSPACE)
+
+promote: $(READY) ## Show what the gate says of both challengers
+	-$(BIN)/mammo-ml promote mammo-classifier --dry-run --workspace $(WORKSPACE)
+	-$(BIN)/mammo-ml promote mammo-detector --dry-run --workspace $(WORKSPACE)
+
+bench: $(READY) ## Measure speed against what one would otherwise use; writes reports/benchmarks/
+	$(BIN)/python -m benchmarks.large_kernel
+
+readme: $(READY) ## Rewrite the tables of README.md from the committed metrics and params.yaml
+	$(BIN)/python -m mammo_ml.reporting.results_table
+
+deps: $(READY) ## Rewrite the code dependencies in dvc.yaml from what the stages import
+	$(BIN)/python -m pipelines.dependencies
+
+lock: $(READY) ## Compile requirements.txt anew, hashed, without addresses
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		--extra dev pyproject.toml --output-file requirements.txt
+
+clean: ## Remove the environment, caches and phantom workspaces; data, runs and models stay
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,88 @@
+"""The `mammo-ml` command; each command is a few lines over a library call."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mammo_ml.errors import MammoError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Mammography models you can believe.")
+Workspace = Annotated[
+    Path, typer.Option("--workspace", "-w", help="Folder with dvc.yaml; build/phantom holds the phantoms' one.")
+]
+
+
+@app.command()
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages to run; all of them by default.")] = None,
+    phantom: Annotated[bool, typer.Option(help="Run on phantom films even where the real ones are at hand.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With phantoms: change a parameter, as in train_classifier.training.seed=2."),
+    ] = None,
+    workspace: Workspace = Path("build/phantom"),
+) -> None:
+    """Run the pipeline: real films from MIAS_ARCHIVE or the official address, else phantoms in WORKSPACE."""
+    import yaml
+
+    from mammo_ml import repro as pipeline
+
+    with _errors_for_people():
+        root = Path.cwd()
+        place = root
+        if phantom or not pipeline.films_at_hand(root):
+            place = workspace.resolve()
+            changes = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in set_ or [])}
+            pipeline.make_phantom_workspace(root, place, changes)
+            typer.secho(pipeline.PHANTOM_BANNER.format(workspace=place), fg="yellow", bold=True, err=True)
+        elif set_:
+            raise MammoError("--set is for phantoms; on real films edit params.yaml or use `dvc exp run -S`")
+        pipeline.reproduce(place, targets or [])
+        typer.echo(pipeline.closing_words(place))
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="mammo-classifier or mammo-detector.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the decision, change nothing.")] = False,
+    workspace: Workspace = Path(),
+) -> None:
+    """Make the challenger of NAME its champion, if the gate in params.yaml lets it; ends with 1 if not."""
+    from mammo_ml import registry
+    from mammo_ml.parameters import read_section
+
+    with _errors_for_people():
+        gate = read_section(workspace / "params.yaml", "gate", registry.GateParameters)
+        decision = registry.promote(name, workspace.resolve(), gate, dry_run=dry_run)
+        typer.echo(registry.format_decision(decision))
+        if not decision.allowed:
+            raise typer.Exit(1)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    workspace: Workspace = Path(),
+) -> None:
+    """Open the MLflow UI on this workspace's runs and models."""
+    from mammo_ml import tracking
+
+    with _errors_for_people():
+        tracking.serve_ui(workspace.resolve(), port)
+
+
+class _errors_for_people:  # noqa: N801
+    """Print an error that is made for people without a traceback, and end with 1."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, MammoError):
+            typer.secho(f"\n{error}", fg="red", err=True)
+            raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

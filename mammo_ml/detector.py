@@ -1,0 +1,132 @@
+"""The detector's side of training and prediction: which cuts, which loss, which boxes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mammo_ml.classifier import to_tensor
+from mammo_ml.cutting import CutSet, targets_of_views
+from mammo_ml.imaging import boxes as bx
+from mammo_ml.imaging.augmentation import AugmentationParameters, augment
+from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
+from mammo_ml.recipe import Recipe
+
+PREDICTION_BATCH = 64
+Target = tuple[bx.Boxes, NDArray[np.int64]]
+
+
+class DetectorRecipe(Recipe):
+    """Section `train_detector`."""
+
+    network: SsdParameters
+
+
+class DetectorTask:
+    """SSD's loss on batches half of which show a lesion; satisfies `mammo_ml.training.Task`.
+
+    Args:
+        model: the detector.
+        pictures: uint8 (M, H, W).
+        targets: per picture, boxes (G, 4) in its px and classes (G,), 1 benign or 2 malignant.
+        names: name (M,) of each picture, for messages.
+        train: indices of the training pictures.
+        inner: indices of the inner part's pictures; may be empty.
+        augmentation: random changes on top of the fixed views.
+    """
+
+    def __init__(
+        self,
+        model: LesionSSD,
+        pictures: NDArray[np.uint8],
+        targets: Sequence[Target],
+        names: list[str],
+        train: NDArray[np.int64],
+        inner: NDArray[np.int64],
+        augmentation: AugmentationParameters,
+    ) -> None:
+        self.model, self._pictures, self._targets, self._names = model, pictures, targets, names
+        self._inner, self._augmentation = inner, augmentation
+        has_lesion = np.array([len(labels) > 0 for _, labels in targets])
+        groups = [train[has_lesion[train]], train[~has_lesion[train]]]
+        self._groups = [group for group in groups if len(group)]
+
+    def draw(self, n: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Half of the pictures with lesions, half without, where there are both."""
+        groups = generator.permutation(np.arange(n) % len(self._groups))
+        return np.array([generator.choice(self._groups[group]) for group in groups], dtype=np.int64)
+
+    def loss(self, samples: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+        """Confidence plus localisation loss of a batch."""
+        boxes = [torch.from_numpy(self._targets[index][0]).float() for index in samples]
+        labels = [torch.from_numpy(self._targets[index][1]) for index in samples]
+        images, moved, kept = augment(to_tensor(self._pictures[samples]), boxes, generator, self._augmentation)
+        assert moved is not None
+        assert kept is not None
+        return detection_loss(self.model, images, moved, [own[left] for own, left in zip(labels, kept, strict=True)])
+
+    @torch.no_grad()
+    def inner_loss(self) -> float:
+        """Loss over the inner part, normalisation frozen."""
+        if len(self._inner) == 0:
+            return float("nan")
+        self.model.eval()
+        total = 0.0
+        for start in range(0, len(self._inner), PREDICTION_BATCH):
+            batch = self._inner[start : start + PREDICTION_BATCH]
+            boxes = [torch.from_numpy(self._targets[index][0]).float() for index in batch]
+            labels = [torch.from_numpy(self._targets[index][1]) for index in batch]
+            total += float(detection_loss(self.model, to_tensor(self._pictures[batch]), boxes, labels)) * len(batch)
+        return total / len(self._inner)
+
+    def describe(self, samples: NDArray[np.int64]) -> str:
+        """Names of the cuts."""
+        return "cuts " + ", ".join(self._names[index] for index in samples)
+
+
+def task_on_cuts(
+    recipe: DetectorRecipe, cuts: CutSet, train: NDArray[np.bool_], inner: NDArray[np.bool_]
+) -> DetectorTask:
+    """A new network and its data: all views of the training cuts, the identity of the inner ones.
+
+    Args:
+        recipe: network, augmentation, training; its seed also sets the first weights.
+        cuts: the cuts.
+        train: (N,) whether a cut is trained on.
+        inner: (N,) whether a cut belongs to the inner part.
+    """
+    n_views = cuts.pictures.shape[1]
+    first = np.arange(len(cuts.cuts)) * n_views
+    every_view = (first[train][:, None] + np.arange(n_views)).ravel()
+    return task_on_pictures(recipe, cuts, every_view, first[inner])
+
+
+def task_on_pictures(
+    recipe: DetectorRecipe, cuts: CutSet, train: NDArray[np.int64], inner: NDArray[np.int64]
+) -> DetectorTask:
+    """A new network and its data, given as indices into the pictures of all views, cut by cut."""
+    n_views, edge = cuts.pictures.shape[1], cuts.pictures.shape[2]
+    torch.manual_seed(recipe.training.seed)
+    return DetectorTask(
+        build_detector(recipe.network),
+        cuts.every_picture,
+        targets_of_views(cuts.targets(), edge),
+        list(np.repeat(cuts.cuts["cut_id"], n_views)),
+        train,
+        inner,
+        recipe.augmentation,
+    )
+
+
+def detect(model: LesionSSD, pictures: NDArray[np.uint8], nms_iou: float, max_detections: int) -> list[pd.DataFrame]:
+    """Boxes found on each of pictures uint8 (N, H, W): columns x1 … y2 (picture px), p_benign, p_malignant."""
+    found = []
+    for start in range(0, len(pictures), PREDICTION_BATCH):
+        batch = to_tensor(pictures[start : start + PREDICTION_BATCH])
+        for boxes, benign, malignant in predict_boxes(model, batch, max_detections=max_detections, nms_iou=nms_iou):
+            table = pd.DataFrame(boxes.double().numpy(), columns=["x1", "y1", "x2", "y2"])
+            found.append(table.assign(p_benign=benign.double().numpy(), p_malignant=malignant.double().numpy()))
+    return found

@@ -1,0 +1,145 @@
+"""Arrays in, Figure out. Colours are Okabe and Ito's, told apart by colour-blind readers too."""
+
+from collections.abc import Sequence
+from itertools import cycle
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
+
+BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
+Floats = NDArray[np.float64]
+PNG = {"Software": None}
+"""Metadata to save with, so that the same picture has the same bytes."""
+
+
+def roc_figure(curves: dict[str, tuple[Floats, Floats]], title: str) -> Figure:
+    """ROC curves by name (with its AUC in the name), each false and true positive rates (T,)."""
+    figure, axes = _square(title, "1 - specificity", "sensitivity")
+    for colour, (name, (false_positives, true_positives)) in zip(
+        cycle((BLUE, ORANGE, GREEN, VERMILION)), curves.items(), strict=False
+    ):
+        axes.step(false_positives, true_positives, where="post", color=colour, label=name, linewidth=2)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="knows nothing")
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    return figure
+
+
+def froc_figure(
+    rates: Floats,
+    sensitivities: Floats,
+    band: tuple[Floats, Floats] | None,
+    baseline: tuple[Floats, Floats],
+    title: str,
+) -> Figure:
+    """Lesion sensitivity over false positives per film, 1/8 to 8, with its 95 % band and the random boxes beside it."""
+    figure, axes = _square(title, "false positives per film", "lesion sensitivity")
+    axes.step(rates, sensitivities, where="post", color=BLUE, linewidth=2, label="detector")
+    if band is not None:
+        axes.fill_between(rates, *band, step="post", color=BLUE, alpha=0.2, label="95 %, women resampled")
+    axes.step(*baseline, where="post", color=GREY, linestyle=":", label="random boxes on the breast")
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(1 / 8, 8)
+    axes.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
+    return figure
+
+
+def confusion_figure(matrix: Floats, names: Sequence[str], title: str) -> Figure:
+    """Confusion matrix (C, C), truth in rows; shades are shares of the row, numbers are counts."""
+    figure = Figure(figsize=(4.2, 4), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(matrix):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("truth")
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def reliability_figure(confidence: Floats, correct: NDArray[np.bool_], title: str, n_bins: int = 10) -> Figure:
+    """Accuracy over the probability of the predicted class, in equal-width bins; areas of the dots are counts."""
+    figure, axes = _square(title, "probability of the predicted class", "share correct")
+    bins = np.clip((confidence * n_bins).astype(int), 0, n_bins - 1)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
+    for number in np.unique(bins):
+        own = bins == number
+        axes.scatter(confidence[own].mean(), correct[own].mean(), s=8 + own.sum(), color=BLUE, alpha=0.8)
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
+    return figure
+
+
+def history_figure(train_loss: Sequence[float], inner_loss: Sequence[float], best_epoch: int, title: str) -> Figure:
+    """Losses over epochs, the kept epoch marked."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    epochs = range(1, len(train_loss) + 1)
+    axes.plot(epochs, train_loss, color=BLUE, label="training")
+    axes.plot(epochs, inner_loss, color=ORANGE, label="inner part")
+    axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"kept: epoch {best_epoch}")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def gallery_figure(
+    pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: str, columns: int = 6
+) -> Figure:
+    """Pictures (H, W) in a grid, each with its caption."""
+    return boxes_figure(pictures, [], [], captions, title, columns)
+
+
+def boxes_figure(
+    pictures: Sequence[NDArray[np.uint8]],
+    truths: Sequence[Floats],
+    findings: Sequence[tuple[Floats, Floats]],
+    captions: Sequence[str],
+    title: str,
+    columns: int = 4,
+) -> Figure:
+    """Pictures with their true boxes (G, 4) in green, and found boxes (D, 4) with scores (D,) in orange."""
+    rows = max(1, -(-len(pictures) // columns))
+    figure = Figure(figsize=(2.1 * columns, 2.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for number, axes in enumerate(grid.flat):
+        axes.axis("off")
+        if number >= len(pictures):
+            continue
+        axes.imshow(pictures[number], cmap="gray", vmin=0, vmax=255)
+        axes.set_title(captions[number], fontsize=6)
+        for box in truths[number] if truths else ():
+            axes.add_patch(_rectangle(box, GREEN))
+        for box, score in zip(*findings[number], strict=True) if findings else ():
+            axes.add_patch(_rectangle(box, ORANGE))
+            axes.text(box[0], box[1], f"{score:.2f}", color=ORANGE, fontsize=6, va="bottom")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _rectangle(box: Floats, colour: str) -> Rectangle:
+    x1, y1, x2, y2 = box
+    return Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2)
+
+
+def _square(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.01)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    return figure, axes

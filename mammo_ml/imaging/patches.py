@@ -1,0 +1,157 @@
+"""Patches, detector cuts and tiles of canonical films (chest wall left, 0.2 mm per pixel).
+
+*patch*: the classifier's input, one class. *cut*: a detector training picture with its boxes. *tile*: a window of a
+whole film. All are windows of `window_px` resized to `input_px`.
+"""
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, model_validator
+
+from mammo_ml.errors import BadInputError
+from mammo_ml.imaging import boxes as bx
+from mammo_ml.imaging.canonical import CanonicalFilm
+from mammo_ml.parameters import Parameters
+
+
+class CutParameters(Parameters):
+    """Sizes of windows and how many are cut; px are canonical, 0.2 mm."""
+
+    window_px: int = Field(ge=32, description="edge of a window on the film")
+    input_px: int = Field(ge=32, description="edge of the network's input")
+    normals_per_lesion: int = Field(ge=1, description="patches of normal films matched to each located lesion")
+    min_breast_share: float = Field(ge=0, le=1, description="a normal window's least share of breast")
+    jittered_per_lesion: int = Field(ge=0, description="detector cuts with the lesion off the centre")
+    jitter_px: int = Field(ge=0, description="largest offset of a jittered cut, along x and along y")
+    normal_cuts_per_film: int = Field(ge=0, description="lesion-free detector cuts of each normal film")
+    min_visible_share: float = Field(
+        gt=0, le=1, description="a lesion less visible than this in a cut has no box there"
+    )
+    seed: int = Field(ge=0)
+
+
+class TileParameters(Parameters):
+    """How a whole film is tiled; px are canonical, 0.2 mm."""
+
+    window_px: int = Field(ge=32)
+    step_px: int = Field(ge=1)
+    input_px: int = Field(ge=32)
+    min_breast_share: float = Field(ge=0, le=1, description="tiles with less breast are not looked at")
+
+    @model_validator(mode="after")
+    def _tiles_leave_no_gaps(self) -> Self:
+        if self.step_px > self.window_px:
+            raise ValueError(f"step_px {self.step_px} leaves gaps between tiles of window_px {self.window_px}")
+        return self
+
+
+def window_at(centre_x: float, centre_y: float, size: int, width: int, height: int) -> bx.Boxes:
+    """Square window (1, 4) of `size` px round a centre, shifted inside the film where it would leave it.
+
+    Raises:
+        BadInputError: when the film is smaller than the window.
+    """
+    if width < size or height < size:
+        raise BadInputError("film", [f"{width}x{height} px is smaller than a window of {size} px"])
+    x1 = float(np.clip(np.floor(centre_x - size / 2), 0, width - size))
+    y1 = float(np.clip(np.floor(centre_y - size / 2), 0, height - size))
+    return np.array([[x1, y1, x1 + size, y1 + size]])
+
+
+def tile_windows(width: int, height: int, size: int, step: int) -> bx.Boxes:
+    """Windows (T, 4) that cover a film row by row; the last of each row and column is shifted inside."""
+    if width < size or height < size:
+        raise BadInputError("film", [f"{width}x{height} px is smaller than a tile of {size} px"])
+    lefts, tops = _starts(width, size, step), _starts(height, size, step)
+    return np.array([[x, y, x + size, y + size] for y in tops for x in lefts], dtype=np.float64)
+
+
+def _starts(length: int, size: int, step: int) -> list[int]:
+    return sorted({*range(0, length - size + 1, step), length - size})
+
+
+def breast_tiles(mask: NDArray[np.bool_], parameters: TileParameters) -> bx.Boxes:
+    """Tiles (T, 4) of a film with at least `min_breast_share` breast; the best one where none has."""
+    height, width = mask.shape
+    windows = tile_windows(width, height, parameters.window_px, parameters.step_px)
+    shares = breast_shares(mask, windows)
+    enough = shares >= parameters.min_breast_share
+    return windows[enough] if enough.any() else windows[[int(np.argmax(shares))]]
+
+
+def breast_shares(mask: NDArray[np.bool_], windows: bx.Boxes) -> NDArray[np.float64]:
+    """Share (N,) of breast in each window (N, 4)."""
+    return np.array([mask[y1:y2, x1:x2].mean() for x1, y1, x2, y2 in windows.astype(int)])
+
+
+def crop(pixels: NDArray[np.uint8], windows: bx.Boxes, input_px: int) -> NDArray[np.uint8]:
+    """Pictures (N, input_px, input_px) of the windows (N, 4), resized by averaging areas."""
+    pictures = np.empty((len(windows), input_px, input_px), dtype=np.uint8)
+    for n, (x1, y1, x2, y2) in enumerate(windows.astype(int)):
+        window = Image.fromarray(pixels[y1:y2, x1:x2])
+        pictures[n] = np.asarray(window.resize((input_px, input_px), Image.Resampling.BOX))
+    return pictures
+
+
+def boxes_in_window(
+    boxes: bx.Boxes, window: bx.Boxes, input_px: int, min_visible_share: float
+) -> tuple[bx.Boxes, NDArray[np.int64]]:
+    """Film boxes (L, 4) seen through one window (1, 4): clipped boxes (K, 4) in input px, and which (K,) they are."""
+    x1, y1, x2, y2 = window[0]
+    seen = bx.clip(bx.shift(boxes, -x1, -y1), x2 - x1, y2 - y1)
+    visible = np.flatnonzero(bx.area(seen) >= min_visible_share * bx.area(boxes))
+    return bx.scale(seen[visible], input_px / (x2 - x1), input_px / (y2 - y1)), visible
+
+
+def centred_windows(boxes: bx.Boxes, size: int, width: int, height: int) -> bx.Boxes:
+    """One window (L, 4) centred on each lesion box (L, 4), shifted inside the film where it would leave it."""
+    windows = [window_at(x, y, size, width, height) for x, y in (boxes[:, :2] + boxes[:, 2:]) / 2]
+    return np.concatenate([np.empty((0, 4)), *windows])
+
+
+def jittered_windows(
+    box: bx.Boxes, width: int, height: int, parameters: CutParameters, generator: np.random.Generator
+) -> bx.Boxes:
+    """Windows (J, 4) whose centre lies up to `jitter_px` off that of one lesion box (1, 4), along each axis."""
+    offsets = generator.uniform(-parameters.jitter_px, parameters.jitter_px, (parameters.jittered_per_lesion, 2))
+    return centred_windows(box + np.tile(offsets, 2), parameters.window_px, width, height)
+
+
+def normal_windows(film: CanonicalFilm, n: int, parameters: CutParameters, generator: np.random.Generator) -> bx.Boxes:
+    """Windows (n, 4) of a normal film drawn among its tiles of 32 px steps with enough breast, the fullest if none."""
+    height, width = film.pixels.shape
+    windows = tile_windows(width, height, parameters.window_px, 32)
+    shares = breast_shares(film.mask, windows)
+    good = np.flatnonzero(shares >= parameters.min_breast_share)
+    if len(good) == 0:
+        good = np.array([int(np.argmax(shares))])
+    chosen: bx.Boxes = windows[generator.choice(good, size=n, replace=len(good) < n)]
+    return chosen
+
+
+def matched_normal_window(
+    window: bx.Boxes, abnormal: CanonicalFilm, normal: CanonicalFilm, step_px: int = 32
+) -> bx.Boxes:
+    """Window (1, 4) of a normal film that sits as the lesion's window (1, 4) sits in its own.
+
+    Of all windows at `step_px`, the one nearest in place relative to the breast's box and in share of breast: so
+    neither tells the class.
+    """
+    size = window[0, 2] - window[0, 0]
+    height, width = normal.pixels.shape
+    candidates = tile_windows(width, height, int(size), step_px)
+    place = _place_in_breast(window, abnormal)
+    away = np.linalg.norm(_place_in_breast(candidates, normal) - place, axis=1)
+    unlike = np.abs(breast_shares(normal.mask, candidates) - breast_shares(abnormal.mask, window))
+    return candidates[[int(np.argmin(away + unlike))]]
+
+
+def _place_in_breast(windows: bx.Boxes, film: CanonicalFilm) -> NDArray[np.float64]:
+    """Centres (N, 2) of windows as shares of the breast's bounding box."""
+    x1, y1, x2, y2 = film.breast_box
+    centres = (windows[:, :2] + windows[:, 2:]) / 2
+    places: NDArray[np.float64] = (centres - [x1, y1]) / [x2 - x1, y2 - y1]
+    return places

@@ -1,0 +1,97 @@
+"""The six-layer classifier of the slides (after CNNI-BCC: Ting, Tan and Sim 2019), exactly, and one named variant.
+
+The slides' layer table, one row per layer, for patches of 128 x 128 x 1:
+
+    layer                                        output          parameters
+    convolution 3x3, stride 2                    64 x 64 x 32           320
+    depthwise convolution 32x32                  64 x 64 x 32        32,800
+    convolution 1x1                              64 x 64 x 64         2,112
+    depthwise convolution 64x64, stride 2        32 x 32 x 64       262,208
+    average pooling 4x4, flatten                 4096                     0
+    dense                                        3                   12,291
+    total                                                           309,731
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from mammo_ml.models.large_kernel import LargeKernelDepthwise, same_padding
+from mammo_ml.parameters import Parameters
+
+PATCH_PX = 128
+CLASSES = 3  # normal, benign, malignant: the order of catalog.LABELS
+TRUNK_CHANNELS = 64
+
+
+class CnniBccParameters(Parameters):
+    """Which six-layer network to build."""
+
+    variant: Literal["exact", "normalised"] = Field(
+        description="exact: the slides' table; normalised: with batch normalisation after each convolution, and dropout"
+    )
+    activation: Literal["relu", "linear"] = Field(
+        default="relu", description="after each convolution; the slides do not name it, relu is inferred"
+    )
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="before the dense layer, normalised variant only")
+
+
+class SameConv2d(nn.Conv2d):
+    """Square convolution with Keras' "same" padding and Keras' initial weights."""
+
+    def reset_parameters(self) -> None:
+        """Draw Glorot uniform weights and zero biases, as Keras does."""
+        _initialise_as_keras(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
+        top, bottom = same_padding(x.shape[-2], self.kernel_size[0], self.stride[0])
+        left, right = same_padding(x.shape[-1], self.kernel_size[1], self.stride[1])
+        return super().forward(F.pad(x, (left, right, top, bottom)) if any((left, right, top, bottom)) else x)
+
+
+class CnniBcc(nn.Module):
+    """The six layers; `features` is the convolutional trunk, without pooling and dense layer."""
+
+    def __init__(self, parameters: CnniBccParameters) -> None:
+        super().__init__()
+        normalised = parameters.variant == "normalised"
+
+        def convolution(layer: nn.Module, channels: int) -> nn.Sequential:
+            block = nn.Sequential(layer)
+            if normalised:
+                block.append(nn.BatchNorm2d(channels))
+            if parameters.activation == "relu":
+                block.append(nn.ReLU(inplace=True))
+            return block
+
+        self.features = nn.Sequential(
+            convolution(SameConv2d(1, 32, 3, stride=2), 32),  # (N, 32, 64, 64)
+            convolution(LargeKernelDepthwise(32, 32), 32),  # (N, 32, 64, 64)
+            convolution(SameConv2d(32, TRUNK_CHANNELS, 1), TRUNK_CHANNELS),  # (N, 64, 64, 64)
+            convolution(LargeKernelDepthwise(TRUNK_CHANNELS, 64, stride=2), TRUNK_CHANNELS),  # (N, 64, 32, 32)
+        )
+        self.pool = nn.AvgPool2d(4)  # (N, 64, 8, 8)
+        self.dropout = nn.Dropout(parameters.dropout)
+        self.dense = nn.Linear(TRUNK_CHANNELS * (PATCH_PX // 16) ** 2, CLASSES)
+        _initialise_as_keras(self.dense)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map patches (N, 1, 128, 128) in 0..1 to logits (N, 3) of normal, benign, malignant."""
+        x = self.features(x)  # (N, 64, 32, 32)
+        x = self.pool(x).flatten(1)  # (N, 4096)
+        logits: Tensor = self.dense(self.dropout(x))  # (N, 3)
+        return logits
+
+
+def build_classifier(parameters: CnniBccParameters) -> nn.Module:
+    """Build the network with fresh weights, which `torch.manual_seed` alone decides."""
+    return CnniBcc(parameters)
+
+
+def _initialise_as_keras(layer: nn.Conv2d | nn.Linear) -> None:
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,329 @@
+"""SSD on a small convolutional base: lesions as boxes, with a loss that learns from lesion-free films too.
+
+The network is torchvision's SSD (Liu et al. 2016, "SSD: Single Shot MultiBox Detector"). What differs: a grey-scale
+base of 1.3 million parameters, default boxes that fit lesions, a minimum of hard negatives per image, and one
+non-maximum suppression for both classes, because two boxes on one lesion are one finding whatever their labels.
+
+Boxes are those of `mammo_ml.imaging.boxes`, here as float tensors in pixels of the network's input.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import box_iou, clip_boxes_to_image, nms
+
+from mammo_ml.errors import BadInputError, raise_if_any
+from mammo_ml.parameters import Parameters
+
+INPUT_SIDE_PX = 128
+CLASSES = ("background", "benign", "malignant")
+IMAGE_MEAN, IMAGE_STD = 0.5, 0.25
+
+# Lesion boxes are squares, but the edge of an image halves some of them: 2:1 where lesions are large enough for that.
+ASPECT_RATIOS: tuple[tuple[int, ...], ...] = ((), (), (2,), (2,))
+CANDIDATES_PER_IMAGE = 200
+"""Boxes an image sends into non-maximum suppression (SSD paper, p. 12)."""
+IMAGES_AT_ONCE = 64
+GROUPS = 8
+EDGE_TOLERANCE_PX = 1e-3
+"""How far float32 rounding may put a box over the edge of its image."""
+
+Scale = Annotated[float, Field(gt=0, le=2)]
+
+
+class SsdParameters(Parameters):
+    """What the detector is built from."""
+
+    base: Literal["small"] = Field("small", description="the convolutional base")
+    width: int = Field(
+        32, ge=8, le=128, multiple_of=8, description="channels of the base's stem; the rest scale with it"
+    )
+    scales: tuple[Scale, ...] = Field(
+        # Sides of 14, 26, 46, 80 px; with the geometric means between neighbours: 19, 35, 61, 110 px.
+        (14 / 128, 26 / 128, 46 / 128, 80 / 128, 150 / 128),
+        description="sides of the default boxes over the input's side: one per feature map, and one beyond the last",
+    )
+    negative_to_positive_ratio: float = Field(3.0, gt=0, description="hard negatives per matched default box")
+    min_negatives: int = Field(8, gt=0, description="hard negatives an image gives at least, also without boxes")
+
+    @model_validator(mode="after")
+    def _scales_fit_the_feature_maps(self) -> Self:
+        wanted = len(ASPECT_RATIOS) + 1
+        if len(self.scales) != wanted or any(small >= large for small, large in pairwise(self.scales)):
+            raise ValueError(f"scales must be {wanted} increasing numbers, found {list(self.scales)}")
+        return self
+
+
+class SmallBase(nn.Module):
+    """A plain convolutional base: feature maps of stride 4, 8, 16 and 32 with 2, 3, 5 and 6 times `width` channels.
+
+    A default box of side s is matched wherever a lesion of its size lies when s > 2.7 strides (two equal squares half
+    a stride apart in x and y have IoU 0.5 there), hence stride 4 for lesions of 14 px.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.out_channels = [2 * width, 3 * width, 5 * width, 6 * width]
+        self.stem = _convolution(1, width, kernel=5, stride=2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(_convolution(before, after, stride=2), _convolution(after, after))
+            for before, after in pairwise([width, *self.out_channels])
+        )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Feature maps of normalised images (N, 1, S, S): (N, C, S/4, S/4) … (N, C, S/32, S/32), finest first."""
+        features = {}
+        x = self.stem(images)
+        for level, stage in enumerate(self.stages):
+            x = stage(x)
+            features[str(level)] = x
+        return features
+
+
+def _convolution(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False),
+        # Not batch norm: its running statistics would be those of lesion-centred cuts, not of the tiles of a film.
+        nn.GroupNorm(GROUPS, channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+class LesionSSD(SSD):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's SSD for one-channel images of one size, with a loss that images without boxes take part in."""
+
+    def __init__(self, backbone: nn.Module, parameters: SsdParameters, side_px: int = INPUT_SIDE_PX) -> None:
+        super().__init__(
+            backbone,
+            DefaultBoxGenerator([list(ratios) for ratios in ASPECT_RATIOS], scales=list(parameters.scales)),
+            size=(side_px, side_px),
+            num_classes=len(CLASSES),
+            image_mean=[IMAGE_MEAN],
+            image_std=[IMAGE_STD],
+        )
+        self.side_px = side_px
+        self.neg_to_pos_ratio = parameters.negative_to_positive_ratio
+        self.min_negatives = parameters.min_negatives
+
+    def raw_outputs(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Head outputs (N, A, 3) and (N, A, 4) of images (N, 1, S, S) in 0..1, and their default boxes (A, 4) in px.
+
+        The same as torchvision's forward pass without its per-image resizing, which an image of the right size
+        does not need.
+        """
+        features = list(self.backbone((images - IMAGE_MEAN) / IMAGE_STD).values())
+        default_boxes = self.anchor_generator(ImageList(images[:1], [(self.side_px, self.side_px)]), features)[0]
+        return self.head(features), default_boxes
+
+    def match(self, boxes: Tensor, default_boxes: Tensor) -> Tensor:
+        """Index (A,) of the box (G, 4) each default box (A, 4) answers for, -1 for background (SSD paper, p. 5)."""
+        if len(boxes) == 0:
+            return torch.full((len(default_boxes),), -1, dtype=torch.int64, device=default_boxes.device)
+        matched: Tensor = self.proposal_matcher(box_iou(boxes, default_boxes))
+        return matched
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Regression and classification loss, each the mean over images of a sum over default boxes.
+
+        torchvision takes 3 negatives per matched default box: an image without boxes gives no negatives, no loss and
+        no gradient, though it is what teaches a detector where nothing is. Here each image gives at least
+        `min_negatives`, and is normalised by itself, so that the loss of a batch does not depend on how many of its
+        films are normal. An image's normaliser is its number of matched default boxes, or what its negatives would
+        be matched with at the ratio, when that is more.
+        """
+        matched = torch.stack(matched_idxs)
+        is_lesion = matched >= 0
+        labels, boxes = _answers(targets, matched, anchors)
+
+        positives = is_lesion.sum(1)
+        negatives = (self.neg_to_pos_ratio * positives).clamp(min=self.min_negatives).round().long()
+        normaliser = torch.maximum(positives.float(), negatives / self.neg_to_pos_ratio)
+
+        offsets = torch.stack([self.box_coder.encode_single(*pair) for pair in zip(boxes, anchors, strict=True)])
+        errors = F.smooth_l1_loss(head_outputs["bbox_regression"], offsets, reduction="none").sum(2)
+        regression = (errors * is_lesion).sum(1)
+
+        losses = F.cross_entropy(head_outputs["cls_logits"].transpose(1, 2), labels, reduction="none")
+        # A cross-entropy is not negative: lesions set to 0 rank after every negative and add nothing.
+        of_negatives = losses.masked_fill(is_lesion, 0.0)
+        hardest = of_negatives.topk(min(int(negatives.max()), losses.shape[1]), dim=1).values
+        is_taken = torch.arange(hardest.shape[1], device=hardest.device) < negatives[:, None]
+        classification = (losses * is_lesion).sum(1) + (hardest * is_taken).sum(1)
+        return {
+            "bbox_regression": (regression / normaliser).mean(),
+            "classification": (classification / normaliser).mean(),
+        }
+
+
+def _answers(targets: list[dict[str, Tensor]], matched: Tensor, anchors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Class (N, A) and box (A, 4) per image that each default box should give; a negative's box is itself."""
+    labels = torch.zeros_like(matched)
+    boxes = [default_boxes.clone() for default_boxes in anchors]
+    for image, target in enumerate(targets):
+        lesions = torch.where(matched[image] >= 0)[0]
+        labels[image, lesions] = target["labels"][matched[image, lesions]]
+        boxes[image][lesions] = target["boxes"][matched[image, lesions]].to(boxes[image].dtype)
+    return labels, boxes
+
+
+def build_detector(parameters: SsdParameters) -> LesionSSD:
+    """Build a detector with fresh weights, drawn from torch's global random state (seed it for the same weights)."""
+    match parameters.base:
+        case "small":
+            base = SmallBase(parameters.width)
+    # Channels last: a third faster in training and prediction on CPU, measured; load_state_dict keeps the layout.
+    detector: LesionSSD = LesionSSD(base, parameters).to(memory_format=torch.channels_last)
+    return detector
+
+
+def detection_loss(model: LesionSSD, images: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    """Return the training loss, a scalar: regression plus classification, the mean over the batch.
+
+    Args:
+        model: the detector; in training mode for training, in evaluation mode for the loss of an inner part.
+        images: (N, 1, 128, 128) float in 0..1.
+        boxes: for each image its lesions (G, 4) in px of the image, (0, 4) for none.
+        labels: for each image its lesions' classes (G,), int64, 1 benign or 2 malignant.
+
+    Raises:
+        BadInputError: naming every image or box that is not as described.
+    """
+    _check_images(model, images)
+    _check_targets(model, len(images), boxes, labels)
+    head_outputs, default_boxes = model.raw_outputs(images)
+    targets = [
+        {"boxes": b.to(default_boxes), "labels": c.to(default_boxes.device)} for b, c in zip(boxes, labels, strict=True)
+    ]
+    matched = [model.match(target["boxes"], default_boxes) for target in targets]
+    losses = model.compute_loss(targets, head_outputs, [default_boxes] * len(images), matched)
+    return losses["bbox_regression"] + losses["classification"]
+
+
+class Detections(NamedTuple):
+    """One image's findings, the highest score first: p_benign + p_malignant, which is 1 - P(background)."""
+
+    boxes: Tensor
+    p_benign: Tensor
+    p_malignant: Tensor
+
+
+def predict_boxes(
+    model: LesionSSD,
+    images: Tensor,
+    max_detections: int = 20,
+    nms_iou: float = 0.3,
+    score_floor: float = 0.01,
+) -> list[Detections]:
+    """Find lesions whatever their class: ranked by 1 - P(background), suppressed without regard to the class.
+
+    Args:
+        model: the detector; it predicts in evaluation mode and is left in the mode it came in.
+        images: (N, 1, 128, 128) float in 0..1.
+        max_detections: boxes kept per image.
+        nms_iou: of two boxes that overlap more than this, the one of lower score goes.
+        score_floor: boxes of this score or less are left out.
+
+    Returns:
+        For each image its boxes (D, 4) in px, clipped to the image, with P(benign) (D,) and P(malignant) (D,).
+        A box that lies wholly outside the image is left out.
+
+    Raises:
+        BadInputError: when the images are not as described.
+    """
+    _check_images(model, images)
+    was_training = model.training
+    model.eval()
+    try:
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(images), IMAGES_AT_ONCE):
+                head_outputs, default_boxes = model.raw_outputs(images[start : start + IMAGES_AT_ONCE])
+                probabilities = head_outputs["cls_logits"].softmax(2)
+                for offsets, p in zip(head_outputs["bbox_regression"], probabilities, strict=True):
+                    found.append(_suppress(model, offsets, p, default_boxes, max_detections, nms_iou, score_floor))
+        return found
+    finally:
+        model.train(was_training)
+
+
+def _suppress(
+    model: LesionSSD,
+    offsets: Tensor,
+    probabilities: Tensor,
+    default_boxes: Tensor,
+    max_detections: int,
+    nms_iou: float,
+    score_floor: float,
+) -> Detections:
+    scores, candidates = probabilities[:, 1:].sum(1).topk(min(CANDIDATES_PER_IMAGE, len(probabilities)))
+    candidates = candidates[scores > score_floor]
+    boxes = model.box_coder.decode_single(offsets[candidates], default_boxes[candidates])
+    boxes = clip_boxes_to_image(boxes, (model.side_px, model.side_px))
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    boxes, p = boxes[inside], probabilities[candidates[inside]]
+    keep = nms(boxes, p[:, 1:].sum(1), nms_iou)[:max_detections]
+    return Detections(boxes[keep], p[keep, 1], p[keep, 2])
+
+
+def _check_images(model: LesionSSD, images: Tensor) -> None:
+    wanted = (1, model.side_px, model.side_px)
+    if images.ndim != 4 or images.shape[1:] != wanted or not images.is_floating_point():
+        raise BadInputError(
+            "images for the detector",
+            [f"found {images.dtype} of shape {tuple(images.shape)}"],
+            f"Give float images in 0..1 of shape (N, {', '.join(map(str, wanted))}).",
+        )
+
+
+def _check_targets(model: LesionSSD, n_images: int, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
+    what = "lesion boxes for the detector"
+    if n_images == 0:
+        raise BadInputError(what, ["the batch has no images, and so no mean"])
+    if not n_images == len(boxes) == len(labels):
+        raise BadInputError(what, [f"{n_images} images, {len(boxes)} lists of boxes, {len(labels)} lists of labels"])
+    raise_if_any(
+        what,
+        [
+            f"image {i}: boxes of shape {tuple(b.shape)} with labels {c.dtype} of shape {tuple(c.shape)}"
+            for i, (b, c) in enumerate(zip(boxes, labels, strict=True))
+            if b.ndim != 2 or b.shape[1] != 4 or c.shape != b.shape[:1] or c.dtype != torch.int64
+        ],
+        "Give (G, 4) boxes with (G,) int64 labels, (0, 4) and (0,) for an image without lesions.",
+    )
+    raise_if_any(
+        what,
+        [
+            f"image {i}, box {j} {box}: {fault}"
+            for i, (b, c) in enumerate(zip(boxes, labels, strict=True))
+            for j, (box, label) in enumerate(zip(b.tolist(), c.tolist(), strict=True))
+            for fault in _faults(box, label, model.side_px)
+        ],
+        "Boxes are x1, y1, x2, y2 in px, right and bottom edge excluded, 0 <= x1 < x2 <= width; classes are 1 and 2.",
+    )
+
+
+def _faults(box: list[float], label: int, side_px: int) -> list[str]:
+    x1, y1, x2, y2 = box
+    faults = []
+    # Written so that NaN is a fault as well.
+    if not (x1 < x2 and y1 < y2):
+        faults.append("has no area")
+    if not (min(box) >= -EDGE_TOLERANCE_PX and max(box) <= side_px + EDGE_TOLERANCE_PX):
+        faults.append(f"leaves the image of {side_px} x {side_px} px")
+    if label not in (1, 2):
+        faults.append(f"has class {label}")
+    return faults

@@ -1,0 +1,1 @@
+"""What is told of the figures: tables made from committed metrics."""

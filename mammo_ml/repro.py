@@ -1,0 +1,118 @@
+"""`mammo-ml repro`: the whole pipeline in one command, on the real films or, where there are none, on phantoms."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import yaml
+
+from mammo_ml.datasets.mini_mias_archive import OFFICIAL_URL
+from mammo_ml.errors import MammoError
+
+CODE = ("mammo_ml", "pipelines", "expectations")
+"""Folders a workspace holds a copy of, because dvc.yaml names them as dependencies."""
+PHANTOM_FOLDS = [0, 1]
+PHANTOM_BANNER = """
+======================================================================================================
+  PHANTOM FILMS. The mini-MIAS archive is not here and could not be reached, so the whole pipeline
+  runs on synthetic films in {workspace}, with its own DVC cache, MLflow store and registry.
+  Everything is tagged `phantom`. No figure below says anything about real mammograms.
+  For the real run: MIAS_ARCHIVE=/path/to/all-mias.tar.gz make repro
+======================================================================================================
+"""
+
+
+def films_at_hand(root: Path) -> bool:
+    """Tell whether the real films are ingested, named by MIAS_ARCHIVE, or can be downloaded.
+
+    Raises:
+        MammoError: when MIAS_ARCHIVE names a file that does not exist: nobody who set it wants phantoms.
+    """
+    source = os.environ.get("MIAS_ARCHIVE")
+    if source:
+        if "://" not in source and not Path(source).is_file():
+            raise MammoError(f"MIAS_ARCHIVE names {source}, which is not a file. Correct it, or unset it for phantoms.")
+        return True
+    return (root / "data" / "ingest" / "Info.txt").is_file() or _reachable(OFFICIAL_URL)
+
+
+def _reachable(url: str) -> bool:
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=10):
+            return True
+    except OSError:
+        return False
+
+
+def make_phantom_workspace(root: Path, workspace: Path, changes: dict[str, object] | None = None) -> None:
+    """Lay out a workspace for phantoms: a copy of the pipeline, with its own DVC cache and MLflow store.
+
+    Args:
+        root: the project.
+        workspace: where to; what DVC and MLflow keep there from an earlier run stays.
+        changes: values by dotted key of params.yaml, on top of those that make it a phantom run.
+    """
+    workspace.mkdir(parents=True, exist_ok=True)
+    for name in CODE:
+        shutil.copytree(
+            root / name,
+            workspace / name,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy2(root / name, workspace / name)
+    parameters = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    for key, value in ({"dataset": "phantom", "folds": PHANTOM_FOLDS} | (changes or {})).items():
+        *sections, last = key.split(".")
+        place = parameters
+        for section in sections:
+            place = place[section]
+        if last not in place:
+            raise MammoError(f"params.yaml has no key '{key}'")
+        place[last] = value
+    (workspace / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
+    if not (workspace / ".dvc").is_dir():
+        _dvc(["init", "--no-scm", "--quiet"], workspace)
+        shutil.copy2(root / ".dvc" / "config", workspace / ".dvc" / "config")
+        _dvc(["config", "core.no_scm", "true"], workspace)
+
+
+def reproduce(workspace: Path, targets: list[str], *, force: bool = False) -> None:
+    """Run `dvc repro` in a workspace.
+
+    Raises:
+        MammoError: when a stage failed; its own message is on the screen by then.
+    """
+    code = _dvc(["repro", *(["--force"] if force else []), *targets], workspace, check=False)
+    if code != 0:
+        raise MammoError(
+            f"the pipeline stopped (dvc repro ended with {code}); the stage's message stands above. "
+            "What was finished is kept: run the same command again to go on."
+        )
+
+
+def _dvc(arguments: list[str], folder: Path, check: bool = True) -> int:
+    """Run DVC of this environment, so that stages find this environment's python."""
+    here = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": os.pathsep.join([here, os.environ.get("PATH", "")])}
+    finished = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment, check=False)
+    if check and finished.returncode != 0:
+        raise MammoError(f"dvc {' '.join(arguments)} failed in {folder}")
+    return finished.returncode
+
+
+def closing_words(workspace: Path) -> str:
+    """What to look at next: links to what the run made."""
+    links = {
+        "data checks": workspace / "data" / "validate_tables" / "index.html",
+        "classifier": workspace / "reports" / "evaluate_classifier" / "metrics.json",
+        "detector": workspace / "reports" / "evaluate_detector" / "metrics.json",
+    }
+    lines = [f"  {name:<12} {path.as_uri()}" for name, path in links.items() if path.exists()]
+    ui = "make ui" if (workspace / "Makefile").exists() else f"make ui WORKSPACE={workspace}"
+    lines += [f"  {'runs':<12} {ui}", f"  {'promote':<12} mammo-ml promote mammo-classifier --dry-run"]
+    return "\n".join(["", "Done. To look at:", *lines])

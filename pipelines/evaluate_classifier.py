@@ -1,0 +1,87 @@
+"""The classifier's committed figures: by patient with intervals, the leaky protocol beside it, curves and pictures."""
+
+import pandas as pd
+
+from mammo_ml import evaluation, figures
+from mammo_ml.cutting import PatchSet
+from mammo_ml.datasets.catalog import LABELS, write_table
+from mammo_ml.metrics.classification import auc, confusion_matrix, malignancy, roc_curve
+from mammo_ml.splits import in_folds, read_folds
+from pipelines import stage
+from pipelines.recording import record_and_register, save_figure
+
+COLUMNS = ["protocol", "fold", "unit", "item", "film_id", "patient_id", "label", *evaluation.PROBABILITY_COLUMNS]
+
+
+def evaluate_classifier() -> None:
+    paths = stage.arguments(__doc__, "patches", "folds", "predicted", "leaky", "model", "checks", "out", "gallery")
+    parameters = stage.section("evaluate_classifier", evaluation.EvaluateParameters)
+    patch_set = PatchSet.load(paths.patches)
+    patches, films = (
+        evaluation.rounded(evaluation.of_folds(paths.predicted, f"{unit}.csv")) for unit in ("patches", "films")
+    )
+    folds = read_folds(paths.folds)
+    expected = patch_set.patches[in_folds(folds, patch_set.patches["patient_id"], stage.folds())]
+    evaluation.check_complete(set(patches["item"]), set(expected["patch_id"]), str(paths.predicted))
+    leaky = evaluation.rounded(pd.read_csv(paths.leaky))
+
+    honest = evaluation.evaluate_patches(patches, parameters) | evaluation.evaluate_films(films, parameters)
+    honest["auc_macro_fold_mean"] = evaluation.fold_mean_auc(patches)
+    metrics = {
+        "by_patient": honest,
+        "patches_at_random_leaky": evaluation.evaluate_patches(leaky, parameters),
+    }
+    predictions = pd.concat([patches, films, leaky], ignore_index=True)
+    predictions["protocol"] = ["by_patient"] * (len(patches) + len(films)) + ["patches_at_random_leaky"] * len(leaky)
+    evaluation.write_metrics(metrics, paths.out / "metrics.json")
+    write_table(predictions[COLUMNS], paths.out / "predictions.csv")
+    _draw(patches, films, paths)
+    figure = _gallery(patches, patch_set)
+    save_figure(figure, paths.gallery / "best_and_worst.png")
+    record_and_register("classifier", parameters, metrics, paths)
+
+
+def _draw(patches: pd.DataFrame, films: pd.DataFrame, paths) -> None:  # type: ignore[no-untyped-def]
+    """Curves by patient: ROC as a table and a picture, confusion of films, reliability of patches."""
+    probabilities = patches[evaluation.PROBABILITY_COLUMNS].to_numpy()
+    labels = patches["label"].map(LABELS.index).to_numpy()
+    lesion = labels > 0
+    tasks = {
+        "normal vs abnormal patch": (1 - probabilities[:, 0], lesion),
+        "benign vs malignant": (malignancy(probabilities)[lesion], labels[lesion] == 2),
+    }
+    curves = {f"{name} (AUC {auc(*task):.2f})": roc_curve(*task) for name, task in tasks.items()}
+    rows = [
+        {"task": name, "fpr": round(float(x), 6), "tpr": round(float(y), 6)}
+        for name, task in tasks.items()
+        for x, y in zip(*roc_curve(*task), strict=True)
+    ]
+    write_table(pd.DataFrame(rows), paths.out / "roc.csv")
+    save_figure(figures.roc_figure(curves, "Classifier by patient"), paths.out / "roc.png")
+    truth = films["label"].map(LABELS.index).to_numpy()
+    said = films[evaluation.PROBABILITY_COLUMNS].to_numpy().argmax(axis=1)
+    matrix = figures.confusion_figure(confusion_matrix(said, truth), LABELS, "Films by patient")
+    save_figure(matrix, paths.out / "confusion.png")
+    correct = probabilities.argmax(axis=1) == labels
+    save_figure(
+        figures.reliability_figure(probabilities.max(axis=1), correct, "Patches by patient, calibrated"),
+        paths.out / "reliability.png",
+    )
+
+
+def _gallery(patches: pd.DataFrame, patch_set: PatchSet, n: int = 6):  # type: ignore[no-untyped-def]
+    """Per class, the patches the fold models got most right and most wrong."""
+    own = patches.apply(lambda row: row[f"p_{row['label']}"], axis=1)
+    pictures, captions = [], []
+    index = {name: number for number, name in enumerate(patch_set.patches["patch_id"])}
+    for label in LABELS:
+        of_label = own[patches["label"] == label].sort_values(kind="stable").index
+        for position in [*of_label[::-1][:n], *of_label[:n]]:
+            row = patches.loc[position]
+            pictures.append(patch_set.pictures[index[row["item"]], 0])
+            captions.append(f"{row['film_id']} {label}\nP = {own[position]:.2f}")
+    return figures.boxes_figure(pictures, [], [], captions, "Most right (left) and most wrong, per class", 2 * n)
+
+
+if __name__ == "__main__":
+    stage.main(evaluate_classifier)

@@ -1,0 +1,103 @@
+"""The detector's committed figures: films and cuts by patient, the leaky protocol beside them, FROC and pictures."""
+
+import argparse
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mammo_ml import evaluation, figures
+from mammo_ml.cutting import CutSet
+from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, LESIONS, read_table, write_table
+from mammo_ml.imaging.canonical import eight_bits
+from mammo_ml.imaging.readers import read_pgm
+from mammo_ml.metrics.detection import MatchedDetections, match_detections
+from mammo_ml.splits import RandomSplitParameters, in_folds, read_folds, split_at_random_leaky
+from pipelines import stage
+from pipelines.recording import record_and_register, save_figure
+
+COLUMNS = ["protocol", "fold", "unit", "item", "film_id", "patient_id", *BOX_COLUMNS, "p_benign", "p_malignant"]
+RANDOM_BOXES_PER_FILM = 20
+
+
+def evaluate_detector() -> None:
+    paths = stage.arguments(
+        __doc__, "films", "catalog", "cuts", "folds", "predicted", "leaky", "model", "checks", "out", "gallery"
+    )
+    parameters = stage.section("evaluate_detector", evaluation.EvaluateParameters)
+    lesions, all_films = (
+        read_table(paths.catalog / "lesions.csv", LESIONS),
+        read_table(paths.catalog / "films.csv", FILMS),
+    )
+    films = all_films[in_folds(read_folds(paths.folds), all_films["patient_id"], stage.folds())]
+    seen = evaluation.of_folds(paths.predicted, "films_seen.csv")
+    evaluation.check_complete(set(seen["film_id"]), set(films["film_id"]), str(paths.predicted))
+    found = {
+        unit: evaluation.rounded(evaluation.of_folds(paths.predicted, f"{unit}.csv")) for unit in ("films", "cuts")
+    }
+    leaky = evaluation.rounded(pd.read_csv(paths.leaky))
+
+    films = evaluation.located_films(films, lesions)
+    truth = evaluation.lesions_of_films(lesions, films)
+    judged = found["films"][found["films"]["film_id"].isin(films["film_id"])]
+    nothing = evaluation.random_boxes(films, truth, RANDOM_BOXES_PER_FILM, parameters.seed)
+    by_film, matched = evaluation.evaluate_detections(judged, nothing, truth, films, "films", parameters)
+
+    every_cut = CutSet.load(paths.cuts)
+    cuts = every_cut.only((every_cut.cuts["kind"] == "centred").to_numpy())
+    views = cuts.items_of_views()
+    upright = views[(views["view"] == "identity") & views["film_id"].isin(films["film_id"])]
+    upright = upright.assign(item=upright["cut_id"])
+    roles = split_at_random_leaky(len(views), stage.section("leaky_detector", RandomSplitParameters).seed)
+    tested = views[roles == "test"]
+    metrics = {
+        "films_by_patient": by_film,
+        "cuts_by_patient": evaluation.evaluate_cuts(found["cuts"], cuts, upright, all_films, parameters),
+        "cuts_at_random_leaky": evaluation.evaluate_cuts(leaky, cuts, tested, all_films, parameters)
+        | evaluation.all_sets(evaluation.evaluate_cuts(leaky, cuts, views, all_films, parameters)),
+    }
+
+    parts = {"films_by_patient": found["films"], "cuts_by_patient": found["cuts"], "cuts_at_random_leaky": leaky}
+    predictions = pd.concat([part.assign(protocol=name) for name, part in parts.items()], ignore_index=True)
+    evaluation.write_metrics(metrics, paths.out / "metrics.json")
+    write_table(predictions[COLUMNS], paths.out / "predictions.csv")
+    _draw_froc(matched, match_detections(nothing, truth, films, "films"), parameters, paths)
+    save_figure(_gallery(judged, truth, films, paths), paths.gallery / "films.png")
+    record_and_register("detector", parameters, metrics, paths)
+
+
+def _draw_froc(
+    matched: MatchedDetections,
+    nothing: MatchedDetections,
+    parameters: evaluation.EvaluateParameters,
+    paths: argparse.Namespace,
+) -> None:
+    curve, band = evaluation.froc_band(matched, parameters)
+    write_table(curve.round(6), paths.out / "froc.csv")
+    random = nothing.froc()
+    figure = figures.froc_figure(
+        curve["fp_per_film"].to_numpy(),
+        curve["sensitivity"].to_numpy(),
+        band,
+        (random.fp_per_film, random.sensitivity),
+        f"Lesions found on films by patient ({len(matched.items)} films)",
+    )
+    save_figure(figure, paths.out / "froc.png")
+
+
+def _gallery(judged: pd.DataFrame, truth: pd.DataFrame, films: pd.DataFrame, paths: argparse.Namespace) -> Figure:
+    """Films with lesions, the surest hits first and the misses last; three most suspicious boxes on each."""
+    chosen = evaluation.best_and_worst_films(judged, truth, n=8)
+    pictures, truths, findings, captions = [], [], [], []
+    known = films.set_index("film_id")
+    for film_id in chosen:
+        row = known.loc[film_id]
+        pictures.append(eight_bits(read_pgm(paths.films / row["path"]))[::2, ::2])
+        truths.append(truth.loc[truth["film_id"] == film_id, BOX_COLUMNS].to_numpy() / 2)
+        best = judged[judged["film_id"] == film_id].head(3)
+        findings.append((best[BOX_COLUMNS].to_numpy() / 2, (best["p_benign"] + best["p_malignant"]).to_numpy()))
+        captions.append(f"{film_id} {row['label']}")
+    return figures.boxes_figure(pictures, truths, findings, captions, "True (green) and found (orange) boxes", 8)
+
+
+if __name__ == "__main__":
+    stage.main(evaluate_detector)

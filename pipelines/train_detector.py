@@ -1,0 +1,27 @@
+"""Train the detector of one fold with its tuned values; the inner part decides when to stop."""
+
+from mammo_ml.cutting import CutSet
+from mammo_ml.datasets.catalog import write_table
+from mammo_ml.detector import DetectorRecipe, task_on_cuts
+from mammo_ml.recipe import load_best
+from mammo_ml.splits import read_folds, roles_of
+from mammo_ml.training import save_weights
+from pipelines import stage
+from pipelines.training_stage import train
+
+
+def train_detector() -> None:
+    paths = stage.arguments(__doc__, "cuts", "folds", "best", "out", fold=True)
+    recipe = stage.section("train_detector", DetectorRecipe).with_values(load_best(paths.best))
+    cuts = CutSet.load(paths.cuts)
+    roles = roles_of(read_folds(paths.folds), cuts.cuts["patient_id"], paths.fold)
+    task = task_on_cuts(recipe, cuts, roles == "train", roles == "inner")
+    fitted = train(
+        "train_detector", task, recipe, [paths.cuts, paths.folds], fold=paths.fold, protocol="films_by_patient"
+    )
+    save_weights(task.model, paths.out / "weights.safetensors")
+    write_table(fitted.table(), paths.out / "history.csv")
+
+
+if __name__ == "__main__":
+    stage.main(train_detector)

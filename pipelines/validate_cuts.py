@@ -1,0 +1,38 @@
+"""Check folds, patches and boxes, and audit every fold for leaks; a failure stops the run before any training."""
+
+from mammo_ml import leak_audit
+from mammo_ml.cutting import CutSet, PatchSet
+from mammo_ml.data_quality import validate
+from mammo_ml.evaluation import write_metrics
+from mammo_ml.splits import N_FOLDS, read_folds, roles_of
+from pipelines import stage
+
+
+def validate_cuts() -> None:
+    paths = stage.arguments(__doc__, "folds", "patches", "cuts", "suites", "docs", "out")
+    folds, patches, cuts = read_folds(paths.folds), PatchSet.load(paths.patches), CutSet.load(paths.cuts)
+    tables = {"folds": folds, "patches": patches.patches, "boxes": cuts.boxes}
+    report = validate(tables, paths.suites, paths.docs, stage.dataset())
+    print(f"Data Docs: {report.index.resolve().as_uri()}")
+    report.raise_if_failed()
+    items = {
+        "patches": patches.patches.assign(
+            item=patches.patches["patch_id"], pixel_key=leak_audit.pixel_keys(patches.pictures[:, 0])
+        ),
+        "cuts": cuts.cuts.assign(item=cuts.cuts["cut_id"], pixel_key=leak_audit.pixel_keys(cuts.pictures[:, 0])),
+    }
+    audit = leak_audit.merge(
+        leak_audit.audit_roles(table, roles_of(folds, table["patient_id"], fold), f"{name}, fold {fold}")
+        for name, table in items.items()
+        for fold in range(N_FOLDS)
+    )
+    audit.raise_if_leaking()
+    metrics = {
+        "validation": {"valid": 1.0, **report.to_metrics()},
+        "leak_audit": {"leak_free": 1.0, **audit.figures},
+    }
+    write_metrics(metrics, paths.out)
+
+
+if __name__ == "__main__":
+    stage.main(validate_cuts)

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from mammo_ml.models.cnni_bcc import CnniBccParameters, SameConv2d, build_classifier
+from mammo_ml.models.large_kernel import LargeKernelDepthwise
+
+# The slides' layer table: weights and biases of each layer.
+TABLE = {
+    "features.0.0": 320,  # 3 * 3 * 32 + 32
+    "features.1.0": 32_800,  # 32 * 32 * 32 + 32
+    "features.2.0": 2_112,  # 32 * 64 + 64
+    "features.3.0": 262_208,  # 64 * 64 * 64 + 64
+    "dense": 12_291,  # 4096 * 3 + 3
+}
+
+
+def build(variant="exact", seed=0, **others):
+    torch.manual_seed(seed)
+    return build_classifier(CnniBccParameters(variant=variant, **others))
+
+
+def same_convolution_slow(image, kernel, stride):
+    """Keras' "same" convolution of one image and one kernel, pixel by pixel, zeros outside the image."""
+    height, width = image.shape
+    taps_y, taps_x = kernel.shape
+    out_height, out_width = -(-height // stride), -(-width // stride)
+    top = max((out_height - 1) * stride + taps_y - height, 0) // 2
+    left = max((out_width - 1) * stride + taps_x - width, 0) // 2
+    out = np.zeros((out_height, out_width))
+    for i in range(out_height):
+        for j in range(out_width):
+            for a in range(taps_y):
+                for b in range(taps_x):
+                    y, x = i * stride + a - top, j * stride + b - left
+                    if 0 <= y < height and 0 <= x < width:
+                        out[i, j] += image[y, x] * kernel[a, b]
+    return out
+
+
+def bright_spots(count, seed):
+    """Return noise patches, every second with a bright disc, and which have one."""
+    rng = np.random.default_rng(seed)
+    patches = rng.uniform(0.2, 0.4, (count, 1, 128, 128)).astype(np.float32)
+    labels = np.arange(count) % 2
+    ys, xs = np.mgrid[:128, :128]
+    for index in np.flatnonzero(labels):
+        y, x = rng.uniform(30, 98, 2)
+        patches[index, 0, (ys - y) ** 2 + (xs - x) ** 2 < 14**2] += 0.5
+    return torch.from_numpy(patches), torch.from_numpy(labels)
+
+
+def test_the_exact_network_has_the_slides_parameters_layer_by_layer():
+    network = build()
+    counts = {name: sum(p.numel() for p in network.get_submodule(name).parameters()) for name in TABLE}
+    assert counts == TABLE
+    assert sum(p.numel() for p in network.parameters()) == 309_731
+
+
+def test_each_layer_has_the_slides_output_shape():
+    network, shapes = build(), []
+    for module in [*network.features, network.pool, network.dense]:
+        module.register_forward_hook(lambda _m, _i, output: shapes.append((*output.shape,)))
+    with torch.inference_mode():
+        network(torch.rand(2, 1, 128, 128))
+    assert shapes == [(2, 32, 64, 64), (2, 32, 64, 64), (2, 64, 64, 64), (2, 64, 32, 32), (2, 64, 8, 8), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        (SameConv2d(1, 1, 3, stride=2), (8, 6)),  # even size, stride 2: padding 0 before, 1 after
+        (SameConv2d(1, 1, 3, stride=2), (7, 5)),  # odd size: 1 before, 1 after
+        (LargeKernelDepthwise(1, 10), (9, 12)),  # even kernel: 4 before, 5 after
+        (LargeKernelDepthwise(1, 32), (20, 24)),  # the network's 15 before, 16 after
+        (LargeKernelDepthwise(1, 12, stride=2), (10, 12)),  # 5 before, 5 after
+    ],
+    ids=["3x3_even", "3x3_odd", "10x10", "32x32", "12x12_stride_2"],
+)
+def test_padding_is_keras_same(layer, size):
+    layer = layer.double()
+    image = np.random.default_rng(0).normal(size=size)
+    kernel = torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0)).detach().numpy()[0, 0]
+    found = layer(torch.from_numpy(image)[None, None])[0, 0].detach().numpy()
+    stride = layer.stride if isinstance(layer.stride, int) else layer.stride[0]
+    np.testing.assert_allclose(found, same_convolution_slow(image, kernel, stride), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("variant", ["exact", "normalised"])
+def test_the_seed_alone_decides_the_weights(variant):
+    first, again, other = build(variant, 1).state_dict(), build(variant, 1).state_dict(), build(variant, 2).state_dict()
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert not torch.equal(first["dense.weight"], other["dense.weight"])
+
+
+def test_weights_start_as_keras_draws_them():
+    network = build()
+    # Glorot's limit sqrt(6 / (fan in + fan out)); Keras counts a depthwise kernel's fans as C * K^2 and K^2.
+    limits = {
+        "features.0.0": np.sqrt(6 / (9 * 1 + 9 * 32)),
+        "features.1.0": np.sqrt(6 / (32 * 32 * 32 + 32 * 32)),
+        "features.2.0": np.sqrt(6 / (32 + 64)),
+        "features.3.0": np.sqrt(6 / (64 * 64 * 64 + 64 * 64)),
+        "dense": np.sqrt(6 / (4096 + 3)),
+    }
+    for name, limit in limits.items():
+        layer = network.get_submodule(name)
+        largest = layer.weight.abs().max().item()
+        assert 0.95 * limit < largest <= limit * (1 + 1e-6), name
+        assert not layer.bias.any(), name
+
+
+@pytest.mark.parametrize(("variant", "steps"), [("exact", 40), ("normalised", 15)])
+def test_the_network_learns_to_see_a_bright_spot(variant, steps):
+    network = build(variant)
+    patches, labels = bright_spots(4, seed=0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(patches), labels)
+        loss.backward()
+        assert torch.isfinite(loss)
+        optimizer.step()
+    # Knowing the two classes' shares but not the patch costs ln 2 = 0.69.
+    assert loss.item() < 0.35
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("variant", ["exact", "normalised"])
+def test_an_even_patch_gives_finite_logits_and_gradients(variant, value):
+    network = build(variant)
+    network(torch.full((2, 1, 128, 128), value)).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_linear_activation_leaves_the_exact_network_affine():
+    network = build(activation="linear").double()
+    a, b = torch.rand(2, 1, 1, 128, 128, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(network((a + b) / 2), (network(a) + network(b)) / 2, rtol=0, atol=1e-10)
+
+
+def test_a_wrong_parameter_is_refused():
+    with pytest.raises(ValidationError, match="variant"):
+        CnniBccParameters(variant="bigger")
+    with pytest.raises(ValidationError, match="dropout"):
+        CnniBccParameters(variant="exact", dropout=1.0)

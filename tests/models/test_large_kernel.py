@@ -1,0 +1,157 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mammo_ml.models import large_kernel
+from mammo_ml.models.large_kernel import (
+    LargeKernelDepthwise,
+    SpectralDepthwise,
+    depthwise_conv2d,
+    plan_axis,
+    same_padding,
+)
+
+# (channels, (H, W), (kh, kw), stride, (left, right, top, bottom)): odd and even, non-square, none symmetric
+SMALL_CASES = {
+    "even_kernel_same_padding": (2, (6, 6), (4, 4), 1, (1, 2, 1, 2)),
+    "odd_kernel_no_padding": (3, (5, 8), (3, 3), 1, (0, 0, 0, 0)),
+    "non_square_kernel": (2, (5, 7), (2, 5), 1, (3, 0, 1, 2)),
+    "stride_2_even_kernel": (2, (6, 8), (4, 4), 2, (1, 1, 1, 1)),
+    "stride_2_odd_image_odd_kernel": (1, (7, 5), (3, 5), 2, (2, 1, 0, 3)),
+    "stride_3_larger_than_the_kernel": (2, (7, 8), (2, 2), 3, (0, 1, 0, 0)),
+    "kernel_larger_than_the_image": (1, (3, 4), (6, 7), 1, (3, 4, 4, 2)),
+    "one_pixel": (1, (1, 1), (2, 2), 2, (1, 0, 1, 0)),
+}
+# The network's two large layers: 32x32 at stride 1 and 64x64 at stride 2, Keras "same" padding.
+LAYERS = {
+    "depthwise_32": (32, (64, 64), (32, 32), 1, (15, 16, 15, 16)),
+    "depthwise_64": (64, (64, 64), (64, 64), 2, (31, 31, 31, 31)),
+}
+
+
+def spectral(x, weight, stride, padding):
+    return SpectralDepthwise.apply(x, weight, stride, padding, True)
+
+
+def random_case(case, images, dtype):
+    channels, size, kernel_size, stride, padding = case
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(images, channels, *size, dtype=dtype, generator=generator).requires_grad_()
+    weight = torch.randn(channels, 1, *kernel_size, dtype=dtype, generator=generator).requires_grad_()
+    return x, weight, stride, padding
+
+
+def assert_equal_to_conv2d(convolve, x, weight, stride, padding, tolerance):
+    expected = F.conv2d(F.pad(x, padding), weight, None, stride, groups=x.shape[1])
+    found = convolve(x, weight, stride, padding)
+    assert found.dtype == x.dtype
+    grad_y = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(x.dtype)
+    expected_all = (expected, *torch.autograd.grad(expected, (x, weight), grad_y))
+    found_all = (found, *torch.autograd.grad(found, (x, weight), grad_y))
+    for name, one, other in zip(("output", "grad_x", "grad_weight"), found_all, expected_all, strict=True):
+        # Relative to the largest value: a sum that nearly cancels has no relative accuracy of its own.
+        scale = other.abs().max().item()
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("case", SMALL_CASES.values(), ids=SMALL_CASES.keys())
+def test_gradients_are_the_derivatives_of_the_output(case):
+    x, weight, stride, padding = random_case(case, 2, torch.float64)
+    # fast_mode compares random projections; every single entry is compared with conv2d below
+    assert torch.autograd.gradcheck(lambda a, b: spectral(a, b, stride, padding), (x, weight), fast_mode=True)
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["kept_spectra", "recomputed_spectra"])
+@pytest.mark.parametrize("case", SMALL_CASES.values(), ids=SMALL_CASES.keys())
+def test_spectral_product_equals_conv2d_in_float64(case, keep):
+    def convolve(x, weight, stride, padding):
+        return SpectralDepthwise.apply(x, weight, stride, padding, keep)
+
+    assert_equal_to_conv2d(convolve, *random_case(case, 3, torch.float64), tolerance=1e-10)
+
+
+@pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=str)
+def test_the_networks_own_layers_equal_conv2d(case, dtype, tolerance):
+    def convolve(x, weight, stride, padding):
+        return depthwise_conv2d(x, weight, None, stride, padding)
+
+    channels, *rest = case
+    if dtype == torch.float64:
+        channels = 4  # conv2d takes seconds over all of them; channels do not meet each other
+    assert_equal_to_conv2d(convolve, *random_case((channels, *rest), 1, dtype), tolerance=tolerance)
+
+
+def test_channels_split_into_groups_give_the_same_result(monkeypatch):
+    # A room of 1 puts each channel into a group of its own.
+    monkeypatch.setitem(large_kernel.GROUP_SPECTRUM_SIZE, "cpu", 1)
+    x, weight, stride, padding = random_case((5, (9, 8), (4, 5), 2, (1, 2, 2, 1)), 2, torch.float64)
+    assert_equal_to_conv2d(spectral, x, weight, stride, padding, tolerance=1e-10)
+
+
+def test_half_precision_is_computed_in_float32_and_handed_back_in_its_own_type():
+    x, weight, stride, padding = random_case(SMALL_CASES["stride_2_even_kernel"], 2, torch.bfloat16)
+    y = spectral(x, weight, stride, padding)
+    expected = F.conv2d(F.pad(x.float(), padding), weight.float(), None, stride, groups=2).bfloat16()
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected)
+    y.sum().backward()
+    assert x.grad.dtype == weight.grad.dtype == torch.bfloat16
+
+
+def test_a_graph_may_be_run_backward_twice():
+    x, weight, stride, padding = random_case(SMALL_CASES["stride_2_even_kernel"], 2, torch.float64)
+    y = spectral(x, weight, stride, padding).square().sum()
+    first = torch.autograd.grad(y, (x, weight), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(y, (x, weight)), first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("kernel_size", "is_spectral"), [(3, False), (32, True)])
+def test_small_kernels_go_to_conv2d_and_large_ones_to_spectra(kernel_size, is_spectral):
+    y = LargeKernelDepthwise(2, kernel_size)(torch.rand(1, 2, 40, 40))
+    names, node = [], y.grad_fn
+    while node is not None:
+        names.append(type(node).__name__)
+        node = node.next_functions[0][0] if node.next_functions else None
+    assert ("SpectralDepthwiseBackward" in names) == is_spectral
+
+
+def test_transforms_are_no_longer_than_the_wanted_outputs_ask():
+    # 64 pixels, 32 taps, 15 zeros before: outputs reach index 63 - 15 + 31 = 79, so 80 points, not 64 + 31 = 95 -> 96.
+    assert plan_axis(64, 32, 1, 15, 16).points == 80
+    # Each phase: 32 pixels, 32 taps, lag -16 or -15: pixels end 32 + 16 = 48 after the least index; 48 = 2^4 * 3.
+    assert plan_axis(64, 64, 2, 31, 31).points == 48
+
+
+# Worked by hand from total = (ceil(size / stride) - 1) * stride + kernel - size, the smaller half first.
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "stride", "expected"),
+    [(128, 3, 2, (0, 1)), (64, 32, 1, (15, 16)), (64, 64, 2, (31, 31)), (64, 1, 1, (0, 0)), (5, 1, 3, (0, 0))],
+)
+def test_same_padding_puts_the_odd_pixel_after(size, kernel_size, stride, expected):
+    assert same_padding(size, kernel_size, stride) == expected
+
+
+def test_the_layer_and_nn_conv2d_exchange_their_weights():
+    torch.manual_seed(0)
+    ours = LargeKernelDepthwise(3, 16, stride=2).double()
+    torch.nn.init.normal_(ours.bias)
+    theirs = torch.nn.Conv2d(3, 3, 16, stride=2, groups=3, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.rand(2, 3, 20, 26, dtype=torch.float64)
+    # 10 x 13 outputs: (10 - 1) * 2 + 16 - 20 = 14 rows and (13 - 1) * 2 + 16 - 26 = 14 columns of padding, 7 each side.
+    torch.testing.assert_close(ours(x), theirs(F.pad(x, (7, 7, 7, 7))), rtol=0, atol=1e-10)
+    ours.load_state_dict(theirs.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "message"),
+    [
+        ((1, 2, 8, 8), (3, 1, 3, 3), "weight"),
+        ((2, 8, 8), (2, 1, 3, 3), "expected x"),
+        ((1, 2, 4, 8), (2, 1, 5, 3), "exceeds"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(x_shape, weight_shape, message):
+    with pytest.raises(ValueError, match=message):
+        depthwise_conv2d(torch.zeros(x_shape), torch.zeros(weight_shape))

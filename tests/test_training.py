@@ -1,0 +1,255 @@
+"""The training loop on a tiny network: it repeats itself to the bit, also when it was interrupted."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mammo_ml import training
+from mammo_ml.errors import MammoError
+from mammo_ml.training import TrainingParameters, fit, load_weights, median_best_epoch, save_weights, state_key
+
+PARAMETERS = TrainingParameters(
+    budget_samples=60,
+    epoch_samples=12,
+    batch_size=5,
+    learning_rate=0.05,
+    weight_decay=0.01,
+    patience=10,
+    threads=1,
+    seed=3,
+)
+
+
+class TinyTask:
+    """Three inputs to one number, with dropout, batch normalisation and random noise: all that holds a random state."""
+
+    def __init__(self, inner_losses: list[float] | None = None, poison: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
+        generator = np.random.default_rng(0)
+        self.x = torch.from_numpy(generator.normal(size=(40, 3))).float()
+        self.y = self.x.sum(1, keepdim=True)
+        self.inner_losses, self.poison, self.seen = inner_losses, poison, []
+
+    def draw(self, n, generator):
+        return generator.integers(0, 30, n)
+
+    def loss(self, samples, generator):
+        self.seen.append(list(samples))
+        noise = 0.1 * torch.randn(len(samples), 3, generator=generator)
+        loss = F.mse_loss(self.model(self.x[samples] + noise), self.y[samples])
+        return loss * float("nan") if self.poison == len(self.seen) else loss
+
+    def inner_loss(self):
+        if self.inner_losses is not None:
+            return self.inner_losses.pop(0)
+        self.model.eval()
+        with torch.no_grad():
+            return float(F.mse_loss(self.model(self.x[30:]), self.y[30:]))
+
+    def describe(self, samples):
+        return "samples " + ", ".join(map(str, samples))
+
+
+class StoppedError(Exception):
+    pass
+
+
+def _weights(task: TinyTask) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in task.model.state_dict().items()}
+
+
+def _assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=0, atol=0, msg=name)
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
+    first, second = TinyTask(), TinyTask()
+    history = fit(first, PARAMETERS).history
+    torch.rand(100)
+    np.random.default_rng(1).random(5)
+    assert fit(second, PARAMETERS).history == history
+    _assert_equal(_weights(first), _weights(second))
+
+
+def test_another_seed_gives_other_weights():
+    first, second = TinyTask(), TinyTask()
+    fit(first, PARAMETERS)
+    fit(second, PARAMETERS.model_copy(update={"seed": 4}))
+    assert not torch.equal(first.model[0].weight, second.model[0].weight)
+
+
+def test_training_learns():
+    history = fit(TinyTask(), PARAMETERS.model_copy(update={"budget_samples": 240, "patience": 30})).history
+    assert min(epoch.inner_loss for epoch in history) < 0.5 * history[0].inner_loss
+
+
+@pytest.mark.parametrize(("budget", "epochs"), [(60, [12] * 5), (63, [12] * 5 + [3]), (7, [7]), (12, [12])])
+def test_exactly_the_budget_is_spent(budget, epochs):
+    task, seen = TinyTask(), []
+    fitted = fit(task, PARAMETERS.model_copy(update={"budget_samples": budget}), on_step=seen.append)
+    assert sum(seen) == sum(map(len, task.seen)) == budget
+    assert [epoch.samples_seen for epoch in fitted.history] == np.cumsum(epochs).tolist()
+
+
+def test_every_epoch_draws_other_samples():
+    task = TinyTask()
+    fit(task, PARAMETERS)
+    assert len({tuple(samples) for samples in task.seen[::3]}) == 5  # three batches an epoch
+
+
+def test_training_stops_after_patience_and_keeps_the_best_epoch():
+    task = TinyTask(inner_losses=[3.0, 2.0, 2.0, 2.5, 1.0])
+    kept = []
+    fitted = fit(
+        task, PARAMETERS.model_copy(update={"patience": 2}), on_epoch=lambda epoch: kept.append(_weights(task))
+    )
+    # Epoch 3 only equals the best and epoch 4 is worse: two epochs without a lower loss, so the 1.0 is never seen.
+    assert [epoch.inner_loss for epoch in fitted.history] == [3.0, 2.0, 2.0, 2.5]
+    assert fitted.best_epoch == 2
+    _assert_equal(_weights(task), kept[1])
+    assert not task.model.training
+
+
+def test_a_fixed_number_of_epochs_runs_to_its_end_and_keeps_the_last_weights():
+    task = TinyTask(inner_losses=[float("nan")] * 7)  # trained on all women: there is no inner part
+    kept = []
+    fitted = fit(task, PARAMETERS, epochs=7, on_epoch=lambda epoch: kept.append(_weights(task)))
+    assert len(fitted.history) == fitted.best_epoch == 7
+    assert fitted.history[-1].samples_seen == 7 * 12
+    _assert_equal(_weights(task), kept[-1])
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+@pytest.mark.parametrize("epochs", [None, 6])
+def test_a_training_interrupted_after_any_epoch_and_resumed_equals_one_that_was_not(tmp_path, after, epochs):
+    whole = TinyTask()
+    expected = fit(whole, PARAMETERS, epochs=epochs)
+
+    def interrupt(epoch):
+        if epoch.epoch == after:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fit(TinyTask(), PARAMETERS, epochs=epochs, checkpoints=tmp_path, on_epoch=interrupt)
+    resumed, called = TinyTask(), []
+    found = fit(
+        resumed, PARAMETERS, epochs=epochs, checkpoints=tmp_path, on_epoch=lambda epoch: called.append(epoch.epoch)
+    )
+    assert called == list(range(after + 1, len(expected.history) + 1))
+    assert found == expected
+    _assert_equal(_weights(resumed), _weights(whole))
+
+
+def test_a_training_interrupted_in_the_middle_of_an_epoch_repeats_that_epoch(tmp_path):
+    whole = TinyTask()
+    expected = fit(whole, PARAMETERS)
+    steps = []
+
+    def interrupt(n):
+        steps.append(n)
+        if len(steps) == 8:  # three steps an epoch: in the third
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fit(TinyTask(), PARAMETERS, checkpoints=tmp_path, on_step=interrupt)
+    resumed = TinyTask()
+    assert fit(resumed, PARAMETERS, checkpoints=tmp_path) == expected
+    _assert_equal(_weights(resumed), _weights(whole))
+
+
+def test_a_resumed_training_remembers_the_best_epoch_and_its_patience(tmp_path):
+    impatient = PARAMETERS.model_copy(update={"patience": 2})
+
+    def interrupt(epoch):
+        if epoch.epoch == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fit(TinyTask(inner_losses=[1.0, 2.0]), impatient, checkpoints=tmp_path, on_epoch=interrupt)
+    fitted = fit(TinyTask(inner_losses=[3.0, 0.5]), impatient, checkpoints=tmp_path)
+    assert len(fitted.history) == 3
+    assert fitted.best_epoch == 1
+
+
+def test_a_finished_training_is_not_run_again(tmp_path):
+    first, second = TinyTask(), TinyTask()
+    fitted = fit(first, PARAMETERS, checkpoints=tmp_path)
+    assert fit(second, PARAMETERS, checkpoints=tmp_path) == fitted
+    assert second.seen == []
+    _assert_equal(_weights(second), _weights(first))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples():
+    task = TinyTask(poison=5)  # three steps an epoch: the second step of the second epoch
+    with pytest.raises(MammoError) as caught:
+        fit(task, PARAMETERS)
+    assert "the loss is nan in epoch 2, step 2, on samples " + ", ".join(map(str, task.seen[4])) in str(caught.value)
+
+
+def test_an_inner_loss_that_is_not_finite_cannot_choose_an_epoch():
+    with pytest.raises(MammoError, match="the inner loss is nan after epoch 2"):
+        fit(TinyTask(inner_losses=[1.0, float("nan")]), PARAMETERS)
+
+
+def test_the_learning_rate_falls_along_a_cosine_towards_a_tenth():
+    rates = [epoch.learning_rate for epoch in fit(TinyTask(), PARAMETERS, epochs=4).history]
+    # 0.1 + 0.9 * (1 + cos(0, pi/4, pi/2, 3 pi/4)) / 2, times 0.05.
+    expected = 0.05 * (0.1 + 0.45 * (1 + np.array([1, np.sqrt(0.5), 0, -np.sqrt(0.5)])))
+    np.testing.assert_allclose(rates, expected)
+
+
+def test_the_history_is_a_row_per_epoch():
+    table = fit(TinyTask(), PARAMETERS).table()
+    assert table["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert table.columns.tolist() == ["epoch", "samples_seen", "train_loss", "inner_loss", "learning_rate"]
+
+
+def test_the_median_best_epoch_is_that_of_the_folds(tmp_path):
+    paths = []
+    for fold, losses in enumerate([[3, 1, 2], [1, 2, 3], [3, 2, 1]]):
+        paths.append(tmp_path / f"{fold}.csv")
+        pd.DataFrame({"epoch": [1, 2, 3], "inner_loss": losses}).to_csv(paths[-1], index=False)
+    assert median_best_epoch(paths) == 2  # of 2, 1 and 3
+
+
+def test_weights_survive_their_file_and_those_of_another_network_are_refused_by_name(tmp_path):
+    first, second = TinyTask(), TinyTask()
+    fit(first, PARAMETERS)
+    path = tmp_path / "new" / "weights.safetensors"
+    save_weights(first.model, path)
+    load_weights(second.model, path)
+    _assert_equal(_weights(second), _weights(first))
+    assert not second.model.training
+    with pytest.raises(MammoError, match=r"weights\.safetensors: not the weights of this network"):
+        load_weights(nn.Linear(2, 2), path)
+
+
+def test_the_key_of_a_state_changes_with_parameters_data_and_code(tmp_path, monkeypatch):
+    data = tmp_path / "data.csv"
+    data.write_text("1")
+    key = state_key(PARAMETERS, 0, data)
+    assert state_key(PARAMETERS, 0, data) == key
+    others = {state_key(PARAMETERS.model_copy(update={"seed": 9}), 0, data), state_key(PARAMETERS, 1, data)}
+    data.write_text("2")
+    others.add(state_key(PARAMETERS, 0, data))
+    data.write_text("1")
+    code = tmp_path / "package"
+    code.mkdir()
+    (code / "model.py").write_text("changed")
+    monkeypatch.setattr(training, "__file__", str(code / "training.py"))
+    others.add(state_key(PARAMETERS, 0, data))
+    assert len(others) == 4
+    assert key not in others
+
+
+def test_a_checkpoint_is_one_whole_file(tmp_path):
+    fit(TinyTask(), PARAMETERS, checkpoints=Path(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
