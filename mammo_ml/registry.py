@@ -4,6 +4,7 @@ The decision (`decide`) is pure; the rest is a thin layer over MLflow. MLflow ha
 every change of one is made under the store's lock, after the decision was taken under that lock.
 """
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -18,6 +19,7 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from mammo_ml.errors import BadInputError, MammoError, raise_if_any
@@ -324,7 +326,7 @@ def _log_and_register(
                 artifacts={"bundle": str(files)},
                 code_paths=[str(sources)],
                 signature=signature(config.kind),
-                input_example=pd.DataFrame({"film_id": ["mdb001"], "image": ["UDUKMSAxCjI1NQoA"]}),
+                input_example=pd.DataFrame({"film_id": ["example"], "image": [_example_film(config)]}),
                 pip_requirements=_requirements(),
             )
         return int(mlflow.register_model(logged.model_uri, name, tags=dict(tags)).version)
@@ -344,6 +346,14 @@ def signature(kind: Kind) -> Any:
         inputs=Schema([ColSpec("string", "film_id"), ColSpec("string", "image")]),
         outputs=Schema([*outputs, ColSpec("boolean", "seen_in_training")]),
     )
+
+
+def _example_film(config: BundleConfig) -> str:
+    """Smallest film the model answers, base64 of a PGM: half a bright disc at the left edge, one tile wide."""
+    size = config.preprocessing.window_px
+    y, x = np.mgrid[:size, :size] / size
+    film = np.where(np.hypot(x, y - 0.5) < 0.45, 160, 5).astype(np.uint8)
+    return base64.b64encode(b"P5\n%d %d\n255\n" % (size, size) + film.tobytes()).decode()
 
 
 def _requirements() -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import yaml
@@ -14,6 +15,7 @@ from mammo_ml.errors import MammoError
 
 CODE = ("mammo_ml", "pipelines", "expectations")
 """Folders a workspace holds a copy of, because dvc.yaml names them as dependencies."""
+PHANTOM = "phantom"
 PHANTOM_FOLDS = [0, 1]
 PHANTOM_BANNER = """
 ======================================================================================================
@@ -54,31 +56,45 @@ def make_phantom_workspace(root: Path, workspace: Path, changes: dict[str, objec
         root: the project.
         workspace: where to; what DVC and MLflow keep there from an earlier run stays.
         changes: values by dotted key of params.yaml, on top of those that make it a phantom run.
+
+    Raises:
+        MammoError: when params.yaml has no such key, or the folder holds something else than a phantom workspace.
     """
+    parameters = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    for key, value in ({"dataset": PHANTOM, "folds": PHANTOM_FOLDS} | (changes or {})).items():
+        _set(parameters, key, value)
+    _check_free(root, workspace)
     workspace.mkdir(parents=True, exist_ok=True)
+    (workspace / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
     for name in CODE:
-        shutil.copytree(
-            root / name,
-            workspace / name,
-            dirs_exist_ok=True,
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
+        # a module that is gone from the project must not live on here
+        shutil.rmtree(workspace / name, ignore_errors=True)
+        shutil.copytree(root / name, workspace / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy2(root / name, workspace / name)
-    parameters = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    for key, value in ({"dataset": "phantom", "folds": PHANTOM_FOLDS} | (changes or {})).items():
-        *sections, last = key.split(".")
-        place = parameters
-        for section in sections:
-            place = place[section]
-        if last not in place:
-            raise MammoError(f"params.yaml has no key '{key}'")
-        place[last] = value
-    (workspace / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
     if not (workspace / ".dvc").is_dir():
         _dvc(["init", "--no-scm", "--quiet"], workspace)
         shutil.copy2(root / ".dvc" / "config", workspace / ".dvc" / "config")
         _dvc(["config", "core.no_scm", "true"], workspace)
+
+
+def _set(parameters: dict[str, Any], key: str, value: object) -> None:
+    *sections, last = key.split(".")
+    place: Any = parameters
+    for section in sections:
+        place = place.get(section) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or last not in place:
+        raise MammoError(f"params.yaml has no key '{key}'")
+    place[last] = value
+
+
+def _check_free(root: Path, workspace: Path) -> None:
+    """Refuse a folder whose files are not those of a phantom workspace: its code folders are about to be replaced."""
+    params = workspace / "params.yaml"
+    known = params.is_file() and yaml.safe_load(params.read_text(encoding="utf-8")).get("dataset") == PHANTOM
+    empty = not workspace.is_dir() or not any(workspace.iterdir())
+    if workspace.resolve() == root.resolve() or not (known or empty):
+        raise MammoError(f"{workspace} is in use and no phantom workspace. Name an empty or new folder (--workspace).")
 
 
 def reproduce(workspace: Path, targets: list[str], *, force: bool = False) -> None:
@@ -113,6 +129,8 @@ def closing_words(workspace: Path) -> str:
         "detector": workspace / "reports" / "evaluate_detector" / "metrics.json",
     }
     lines = [f"  {name:<12} {path.as_uri()}" for name, path in links.items() if path.exists()]
-    ui = "make ui" if (workspace / "Makefile").exists() else f"make ui WORKSPACE={workspace}"
-    lines += [f"  {'runs':<12} {ui}", f"  {'promote':<12} mammo-ml promote mammo-classifier --dry-run"]
+    here = (workspace / "Makefile").exists()
+    promote = "mammo-ml promote mammo-classifier --dry-run" + ("" if here else f" --workspace {workspace}")
+    ui = "make ui" + ("" if here else f" WORKSPACE={workspace}")
+    lines += [f"  {'runs':<12} {ui}", f"  {'promote':<12} {promote}"]
     return "\n".join(["", "Done. To look at:", *lines])

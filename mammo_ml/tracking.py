@@ -142,7 +142,7 @@ class Store:
             found = self.client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
             if found:
                 return str(found[0].info.run_id)
-            tags = {**a_pass.tags, "mammo.level": "pass"}
+            tags = {**a_pass.tags, "phantom": _text(a_pass.dataset == "phantom"), "mammo.level": "pass"}
             return self.new_run(experiment, a_pass.name, tags)
 
     def new_run(self, experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
@@ -373,7 +373,9 @@ class StageRun:
         def start(_: Any) -> None:
             nonlocal run
             assert self._store is not None
-            name, tags = f"trial {number}", {"mammo.level": "trial", "trial": str(number)}
+            of_stage = self._store.client.get_run(self.run_id).data.tags
+            tags = {key: of_stage[key] for key in ("dataset", "phantom") if key in of_stage}
+            name, tags = f"trial {number}", tags | {"mammo.level": "trial", "trial": str(number)}
             run_id = self._store.new_run(self._experiment, name, tags, self.run_id)
             run = StageRun(self._store, self._experiment, run_id, name)
 

@@ -22,7 +22,7 @@ def train(
     A training that was interrupted goes on where it was, as long as its recipe and data are the same.
     """
     key = training.state_key(recipe, fold, epochs, *(path for folder in data for path in _files(folder)))
-    planned = (epochs or recipe.training.epochs) * recipe.training.epoch_samples
+    planned = recipe.training.budget_samples if epochs is None else epochs * recipe.training.epoch_samples
     with (
         stage.run(name, recipe, data, fold, protocol) as record,
         stage.bar(planned, f"{name}{'' if fold is None else f'@{fold}'}") as advance,

@@ -1,4 +1,4 @@
-"""Check films and lesions against their suites, the data set's known counts, and the pixels; a failure stops the run."""
+"""Check films and lesions against suites, known counts and pixels; a failure stops the run."""
 
 from mammo_ml.data_quality import read_facts, validate
 from mammo_ml.datasets.annotation_check import lesions_match_pixels
@@ -17,7 +17,7 @@ def validate_tables() -> None:
     print(f"Data Docs: {report.index.resolve().as_uri()}")
     report.raise_if_failed()
     check_films(paths.films, films)
-    known = read_facts(paths.suites, stage.dataset()).get("lesions_surely_on_breast", ())
+    known = read_facts(paths.suites, stage.dataset()).get("annotation", {}).get("surely_on_breast", ())
     on_pixels = lesions_match_pixels(
         films, lesions, lambda film_id: eight_bits(read_pgm(paths.films / f"{film_id}.pgm")), known
     )

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from mammo_ml.datasets.catalog import FILMS, LESIONS, dtypes, label_of, names
-from mammo_ml.datasets.mini_mias_info import InfoRow, parse_info
-from mammo_ml.errors import raise_if_any
+from mammo_ml.datasets.mini_mias_info import INFO_REMEDY, InfoRow, read_rows
+from mammo_ml.errors import BadInputError, raise_if_any
 from mammo_ml.imaging import boxes as bx
 
 DATASET = "mini_mias"
@@ -37,16 +37,8 @@ def build_tables(
     Raises:
         BadInputError: naming every bad row, every film without a row and every row without a film.
     """
-    rows = parse_info((folder / INFO).read_text(encoding="utf-8-sig"), str(folder / INFO))
     files = {path.stem: path for path in sorted(folder.glob("*.pgm"))}
-    listed = {row.film_id for row in rows}
-    problems = [
-        f"line {row.line}: {row.film_id} has a row but no film {row.film_id}.pgm"
-        for row in rows
-        if row.film_id not in files
-    ]
-    problems += [f"film {path.name} has no row in {INFO}" for film_id, path in files.items() if film_id not in listed]
-    raise_if_any(str(folder), problems, "Films and rows must name each other: restore what is missing.")
+    rows = _matching_rows(folder, files)
     lesions = _lesions(rows, dataset)
     severities = lesions.groupby("film_id")["severity"].agg(list)
     tissue = {row.film_id: row.tissue for row in rows}
@@ -55,6 +47,25 @@ def build_tables(
         for film_id, path in files.items()
     ]
     return pd.DataFrame(films)[names(FILMS)].astype(dtypes(FILMS)), lesions
+
+
+def _matching_rows(folder: Path, files: Mapping[str, Path]) -> list[InfoRow]:
+    """Rows of Info.txt, each with its film and each film with a row; all faults of both are told together."""
+    info = folder / INFO
+    if not info.is_file():
+        raise BadInputError(str(info), ["no such file"], INFO_REMEDY)
+    # Rows are ASCII: a byte that is no UTF-8 passes in the prose and is refused by the grammar in a row.
+    rows, problems = read_rows(info.read_text(encoding="utf-8-sig", errors="replace"))
+    # a film whose only row is bad is told of once, by that row
+    listed = {row.film_id for row in rows} | set(re.findall(r"mdb\d{3}", " ".join(problems)))
+    problems += [
+        f"line {row.line}: {row.film_id} has a row but no film {row.film_id}.pgm"
+        for row in rows
+        if row.film_id not in files
+    ]
+    problems += [f"film {path.name} has no row in {INFO}" for film_id, path in files.items() if film_id not in listed]
+    raise_if_any(str(info), problems, f"{INFO_REMEDY} Films and rows must name each other: restore what is missing.")
+    return rows
 
 
 def account(rows: list[InfoRow], dataset: str = DATASET) -> list[tuple[InfoRow, str, str]]:

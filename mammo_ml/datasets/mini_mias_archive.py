@@ -1,13 +1,16 @@
 """The mini-MIAS archive: where it comes from, and films that are what they should be, or none at all."""
 
+import lzma
 import shutil
 import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
+from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -23,7 +26,10 @@ LICENCE = "Licence.txt"
 ATTEMPTS = 4
 TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 18
-REMEDY = "Nothing was published. Take the archive again from its source; these files are not those of mini-MIAS."
+REMEDY = (
+    "Nothing was published: these files are not those of mini-MIAS. Take the archive again from its source; "
+    "a downloaded one is kept, so delete the file named above first."
+)
 Report = Callable[[int, int | None], None]
 
 
@@ -63,7 +69,7 @@ def _download(url: str, target: Path, report: Report) -> None:
             _fetch_rest(url, partial, report)
             partial.replace(target)
             return
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             if attempt == ATTEMPTS or (isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404)):
                 raise MammoError(
                     f"the mini-MIAS archive could not be downloaded from {url}: {error}.\n"
@@ -74,17 +80,22 @@ def _download(url: str, target: Path, report: Report) -> None:
 
 
 def _fetch_rest(url: str, partial: Path, report: Report) -> None:
-    """Append what is missing to a partial download; raises OSError when the connection breaks off."""
+    """Append what is missing to a partial download; raises OSError or HTTPException when the connection breaks off."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code != 416:
+        if error.code != 416 or not have:
             raise
         partial.unlink()  # the server's file is shorter than what is here: start again
         return _fetch_rest(url, partial, report)
-    with answer, partial.open("ab" if have and answer.status == 206 else "wb") as file:
+    begins_here = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
+    if answer.status == 206 and not begins_here:
+        answer.close()
+        partial.unlink(missing_ok=True)
+        raise OSError("the server sent another part of the file than the one asked for")
+    with answer, partial.open("ab" if begins_here else "wb") as file:
         received = file.tell()
         length = answer.headers.get("Content-Length")
         total = received + int(length) if length else None
@@ -121,15 +132,35 @@ def unpack(archive: Path, out: Path, manifest: Mapping[str, str] | None) -> None
 
 
 def _extract(archive: Path, draft: Path) -> None:
+    """Write each wanted file of the archive under its own name into `draft`, wherever in the archive it lies."""
+    problems = []
+    origin: dict[str, str] = {}
+    for name, member, content in _wanted_files(archive):
+        if content is None:
+            problems.append(f"{member} is a link or a device, not a file")
+        elif name in origin:
+            problems.append(f"{name} is there twice: {origin[name]} and {member}")
+        else:
+            origin[name] = member
+            try:
+                (draft / name).write_bytes(content)
+            except OSError as error:
+                raise MammoError(f"{draft / name} could not be written: {error}. Nothing was published.") from None
+    raise_if_any(str(archive), problems, REMEDY)
+
+
+def _wanted_files(archive: Path) -> Iterator[tuple[str, str, bytes | None]]:
+    """Name, place in the archive and bytes of its films and texts; no bytes for what is not a regular file."""
     try:
         with tarfile.open(archive, "r:*") as tar:
             for member in tar:
                 name = PurePosixPath(member.name).name
-                if member.isfile() and (name.endswith(".pgm") or name in (INFO, LICENCE)):
-                    content = tar.extractfile(member)
-                    assert content is not None
-                    (draft / name).write_bytes(content.read())
-    except (tarfile.TarError, EOFError, OSError) as error:
+                if member.isdir() or not (name.endswith(".pgm") or name in (INFO, LICENCE)):
+                    continue
+                file = tar.extractfile(member) if member.isfile() else None
+                yield name, member.name, None if file is None else file.read()
+    # zlib and lzma errors come through where damage lies in a member's content
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise BadInputError(str(archive), [f"cannot be unpacked: {error}"], REMEDY) from None
 
 
@@ -139,22 +170,29 @@ def check_folder(folder: Path, manifest: Mapping[str, str] | None, name: str) ->
     Raises:
         BadInputError: as `unpack`.
     """
-    contents = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.pgm"))}
-    hashes = {film_id: sha256(content).hexdigest() for film_id, content in contents.items()}
     problems = [] if (folder / INFO).is_file() else [f"{INFO} is missing"]
-    problems += [problem for film_id, content in contents.items() for problem in _broken(film_id, content)]
+    hashes: dict[str, str] = {}
+    broken: set[str] = set()
+    for path in sorted(folder.glob("*.pgm")):
+        content = path.read_bytes()
+        hashes[path.stem] = sha256(content).hexdigest()
+        if found := _broken(path.stem, content):
+            problems += found
+            broken.add(path.stem)
     problems += _twins(hashes)
     if manifest is not None:
         problems += [f"{film_id}.pgm is missing" for film_id in sorted(manifest.keys() - hashes.keys())]
-        problems += [f"{film_id}.pgm is no film of mini-MIAS" for film_id in sorted(hashes.keys() - manifest.keys())]
-        named = {problem.split(".pgm")[0] for problem in problems}
-        owner = {value: film_id for film_id, value in manifest.items()}
+        problems += [_unknown(film_id) for film_id in sorted(hashes.keys() - manifest.keys())]
         problems += [
-            _foreign(film_id, hashes[film_id], owner)
-            for film_id in sorted(hashes.keys() & manifest.keys())
-            if hashes[film_id] != manifest[film_id] and film_id not in named
+            _foreign(film_id, hashes, manifest)
+            for film_id in sorted(hashes.keys() & manifest.keys() - broken)
+            if hashes[film_id] != manifest[film_id]
         ]
-    raise_if_any(name, problems, REMEDY)
+    raise_if_any(name, dict.fromkeys(problems), REMEDY)
+
+
+def _unknown(film_id: str) -> str:
+    return f"{film_id}.pgm is no film of mini-MIAS"
 
 
 def _broken(film_id: str, content: bytes) -> list[str]:
@@ -163,8 +201,8 @@ def _broken(film_id: str, content: bytes) -> list[str]:
         parse_pgm(content, f"{film_id}.pgm", (HEIGHT_PX, WIDTH_PX), 255)
     except BadInputError as error:
         return error.problems
-    except ValueError as error:
-        return [str(error)]
+    except ValueError:
+        return [_unknown(film_id)]
     return []
 
 
@@ -175,7 +213,10 @@ def _twins(hashes: Mapping[str, str]) -> list[str]:
     return [f"{' and '.join(names)} hold the same bytes" for names in same.values() if len(names) > 1]
 
 
-def _foreign(film_id: str, found: str, owner: Mapping[str, str]) -> str:
-    if found in owner:
-        return f"{film_id}.pgm holds the film {owner[found]}: were two files swapped?"
-    return f"{film_id}.pgm differs from the official film: sha256 {found[:12]}…"
+def _foreign(film_id: str, hashes: Mapping[str, str], manifest: Mapping[str, str]) -> str:
+    found = hashes[film_id]
+    owner = next((other for other, value in manifest.items() if value == found), None)
+    if owner is None:
+        return f"{film_id}.pgm differs from the official film: sha256 {found[:12]}…"
+    question = "" if hashes.get(owner) == found else ": were two files swapped?"
+    return f"{film_id}.pgm holds the film {owner}{question}"

@@ -10,7 +10,6 @@ film 144 benign.
 """
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 
 from mammo_ml.datasets.catalog import KINDS
@@ -19,9 +18,11 @@ from mammo_ml.errors import raise_if_any
 TISSUES = ("F", "G", "D")
 SEVERITY = {"B": "benign", "M": "malignant"}
 SIZE_PX = 1024
+INFO_REMEDY = "Correct these rows, or take Info.txt from the official archive."
 _FILM = re.compile(r"mdb\d{3}")
 _NOTE = re.compile(r"\*NOTE\s*\d\*")
-_LOOKS_LIKE_A_ROW = re.compile(r"\s*mdb", re.IGNORECASE)
+# also a row whose film name is mistyped or commented out: passed over as prose, a lesion would vanish without a word
+_LOOKS_LIKE_A_ROW = re.compile(r"\s*(?i:mdb)|.*mdb\d|\s*\S+\s+[FGD]\s+[A-Z]{4}\b")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ def parse_info(text: str, name: str = "Info.txt") -> list[InfoRow]:
     Raises:
         BadInputError: naming line and fault of every row that does not fit the grammar, and of every repeated row.
     """
+    rows, problems = read_rows(text)
+    raise_if_any(name, problems, INFO_REMEDY)
+    return rows
+
+
+def read_rows(text: str) -> tuple[list[InfoRow], list[str]]:
+    """Rows that fit the grammar, and a line for each fault, for callers that have more faults to name; see above."""
     rows: list[InfoRow] = []
     problems: list[str] = []
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
@@ -69,8 +77,7 @@ def parse_info(text: str, name: str = "Info.txt") -> list[InfoRow]:
     problems += _contradictions(rows)
     if not rows and not problems:
         problems.append("no row found; expected lines such as 'mdb001 G CIRC B 535 425 197'")
-    raise_if_any(name, problems, "Correct these rows, or take Info.txt from the official archive.")
-    return rows
+    return rows, problems
 
 
 def _parse_row(number: int, line: str) -> InfoRow | str:
@@ -90,6 +97,8 @@ def _parse_row(number: int, line: str) -> InfoRow | str:
     if not rest or rest[0] not in SEVERITY:
         return f"severity '{rest[0] if rest else ''}' is not B or M"
     severity, location = SEVERITY[rest[0]], rest[1:]
+    if location and _NOTE.search(line):
+        return "a note that there is no location, and a location"
     if not location:
         return InfoRow(number, film_id, tissue, kind, severity)
     if len(location) != 3:
@@ -107,12 +116,11 @@ def _parse_row(number: int, line: str) -> InfoRow | str:
 def _contradictions(rows: list[InfoRow]) -> list[str]:
     """Rows that are sound one by one but not together: repeated ones, films both normal and not, two tissues."""
     problems = []
-    contents = Counter((row.film_id, row.kind, row.severity, row.x, row.y, row.radius) for row in rows)
     seen: set[object] = set()
     first: dict[str, InfoRow] = {}
     for row in rows:
         content = (row.film_id, row.kind, row.severity, row.x, row.y, row.radius)
-        if contents[content] > 1 and content in seen:
+        if content in seen:
             problems.append(f"line {row.line}: repeats an earlier row of {row.film_id}")
         seen.add(content)
         other = first.setdefault(row.film_id, row)

@@ -195,7 +195,7 @@ def _breast(generator: np.random.Generator) -> Picture:
     depth, height = generator.uniform(330, 420), generator.uniform(400, 450)
     centre = generator.uniform(500, 530)
     radius = np.sqrt((x / depth) ** 2 + ((y - centre) / height) ** 2)
-    soft: Picture = np.clip((1.0 - radius) * 12, 0, 1) * (x >= 0)
+    soft = np.clip((1.0 - radius) * 12, 0, 1) * (x >= 0)
     return soft.astype(np.float32)
 
 
@@ -228,13 +228,13 @@ def _add_lesion(picture: Picture, lesion: PhantomLesion, generator: np.random.Ge
     if lesion.severity == "benign":
         disc = np.clip((1.0 - away) * 10, 0, 1)
         rim = np.exp(-(((away - 0.85) / 0.1) ** 2))
-        picture += LESION_LEVEL * (0.45 * disc + 0.5 * rim)
+        picture += (LESION_LEVEL * (0.45 * disc + 0.5 * rim)).astype(np.float32)
         return
     angle = np.arctan2(y - lesion.y, x - lesion.x)
     spicules = np.cos(angle * 9 + generator.uniform(0, 6)) > 0.3
     core = np.clip((0.55 - away) * 8, 0, 1)
     rays = np.clip((1.0 - away) * 3, 0, 1) * spicules
-    picture += LESION_LEVEL * np.maximum(1.3 * core, 0.9 * rays)
+    picture += (LESION_LEVEL * np.maximum(1.3 * core, 0.9 * rays)).astype(np.float32)
 
 
 def _add_scanner_marks(picture: Picture, number: int, generator: np.random.Generator) -> None:

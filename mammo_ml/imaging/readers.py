@@ -14,6 +14,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 # Netpbm allows comments, any white space and any maximum in a header. Films as published use one form only;
 # whatever differs from it was converted, cut or damaged on its way, so it is refused instead of interpreted.
 _HEADER = re.compile(rb"P5\n([1-9][0-9]{0,5}) ([1-9][0-9]{0,5})\n(255|65535)\n")
+_WINDOWS_LINE_ENDS = re.compile(rb"P5[\s0-9]{0,20}\r")
 _OTHER_FORMATS = (
     (b"\x89PNG", "a PNG file"),
     (b"\xff\xd8\xff", "a JPEG file"),
@@ -122,7 +123,7 @@ def _explain_header(data: bytes, shape: tuple[int, int] | None, max_value: int |
         return f"expected {_expected(shape, max_value)}, found 0 bytes: the file is empty"
     start = b"\n".join(data[:24].split(b"\n")[:3])
     described = next((f", {text} by its first bytes" for magic, text in _OTHER_FORMATS if data.startswith(magic)), "")
-    if b"\r" in start:
+    if _WINDOWS_LINE_ENDS.match(data):
         described = (
             ", a header with Windows line ends: the file was copied as text and its pixels are not to be trusted"
         )

@@ -1,0 +1,130 @@
+import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mammo_ml.classifier import ClassifierRecipe
+from mammo_ml.datasets.phantom import PhantomParameters
+from mammo_ml.detector import DetectorRecipe
+from mammo_ml.errors import BadInputError
+from mammo_ml.evaluation import EvaluateParameters
+from mammo_ml.imaging.patches import CutParameters, TileParameters
+from mammo_ml.parameters import Parameters, read_section
+from mammo_ml.prediction import FilmDetectionParameters
+from mammo_ml.registry import GateParameters
+from mammo_ml.splits import RandomSplitParameters, SplitParameters
+from mammo_ml.tuning import TuningParameters
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+# For each section: its class, a key of it, and a value out of that key's range.
+SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
+    "ingest": (PhantomParameters, "women", 3),
+    "split": (SplitParameters, "folds", "all"),
+    "cut": (CutParameters, "min_breast_share", 1.5),
+    "tune_classifier": (TuningParameters, "trials", 0),
+    "train_classifier": (ClassifierRecipe, "training.learning_rate", -0.001),
+    "predict_classifier": (TileParameters, "step_px", 0),
+    "leaky_classifier": (RandomSplitParameters, "seed", -1),
+    "evaluate_classifier": (EvaluateParameters, "resamples", 0),
+    "tune_detector": (TuningParameters, "budget_samples", 0),
+    "train_detector": (DetectorRecipe, "augmentation.strength", -1.0),
+    "predict_detector": (FilmDetectionParameters, "merge.nms_iou", 1.0),
+    "leaky_detector": (RandomSplitParameters, "seed", -1),
+    "evaluate_detector": (EvaluateParameters, "resamples", "many"),
+    "gate": (GateParameters, "classifier", "auc macro"),
+}
+
+
+def place_of(params: dict[str, Any], section: str, key: str) -> tuple[dict[str, Any], str]:
+    place, parts = params[section], key.split(".")
+    for part in parts[:-1]:
+        place = place[part]
+    return place, parts[-1]
+
+
+def written(folder: Path, params: dict[str, Any]) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+    return path
+
+
+def test_every_section_has_its_class_here() -> None:
+    assert set(SECTIONS) == {name for name, values in PARAMS.items() if isinstance(values, dict)}
+
+
+def test_the_stages_read_their_sections_with_these_classes() -> None:
+    found = {}
+    for script in (ROOT / "pipelines").glob("*.py"):
+        found |= dict(re.findall(r'stage\.section\("(\w+)", (?:\w+\.)?(\w+)\)', script.read_text(encoding="utf-8")))
+    assert found == {section: kind.__name__ for section, (kind, _, _) in SECTIONS.items()}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_committed_section_is_accepted(section: str) -> None:
+    assert isinstance(read_section(ROOT / "params.yaml", section, SECTIONS[section][0]), Parameters)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_misspelt_key_stops_the_stage_and_is_named_with_the_right_one(section: str, tmp_path: Path) -> None:
+    kind, key, _ = SECTIONS[section]
+    params = copy.deepcopy(PARAMS)
+    place, last = place_of(params, section, key)
+    place[f"{last}x"] = place.pop(last)
+
+    with pytest.raises(BadInputError) as error:
+        read_section(written(tmp_path, params), section, kind)
+
+    assert f"section '{section}'" in str(error.value)
+    assert f"unknown key '{key}x'; did you mean '{last}'?" in str(error.value)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_value_out_of_range_stops_the_stage_and_is_named_with_its_key(section: str, tmp_path: Path) -> None:
+    kind, key, value = SECTIONS[section]
+    params = copy.deepcopy(PARAMS)
+    place, last = place_of(params, section, key)
+    place[last] = value
+
+    with pytest.raises(BadInputError) as error:
+        read_section(written(tmp_path, params), section, kind)
+
+    assert len(error.value.problems) == 1
+    assert f"section '{section}'" in str(error.value)
+    assert f"key '{key}'" in error.value.problems[0]
+    assert repr(value) in error.value.problems[0]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_missing_section_is_named(section: str, tmp_path: Path) -> None:
+    params = {name: values for name, values in PARAMS.items() if name != section}
+    with pytest.raises(BadInputError, match=f"section '{section}' is missing"):
+        read_section(written(tmp_path, params), section, SECTIONS[section][0])
+
+
+def test_a_stage_with_a_misspelt_key_ends_with_1_and_a_message_without_traceback(tmp_path: Path) -> None:
+    params = copy.deepcopy(PARAMS)
+    params["split"]["sede"] = params["split"].pop("seed")
+    written(tmp_path, params)
+
+    finished = subprocess.run(
+        [sys.executable, "-m", "pipelines.split", "--films-table", "films.csv", "--out", "folds.csv"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert finished.returncode == 1
+    assert "params.yaml, section 'split'" in finished.stderr
+    assert "unknown key 'sede'" in finished.stderr
+    assert "key 'seed' is missing" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "folds.csv").exists()

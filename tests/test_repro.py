@@ -1,0 +1,140 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from mammo_ml import repro
+from mammo_ml.cli import app
+from mammo_ml.errors import MammoError
+
+CopyProject = Callable[[Path], Path]
+
+
+@pytest.fixture
+def project(tmp_path: Path, copy_project: CopyProject) -> Path:
+    return copy_project(tmp_path / "project")
+
+
+def git_status(project: Path) -> str:
+    command = ["git", "status", "--porcelain", "--untracked-files=all"]
+    return subprocess.run(command, cwd=project, check=True, capture_output=True, text=True).stdout
+
+
+def parameters_of(workspace: Path) -> dict[str, object]:
+    return dict(yaml.safe_load((workspace / "params.yaml").read_text(encoding="utf-8")))
+
+
+def test_an_archive_that_is_not_there_is_an_error_and_no_reason_for_phantoms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = str(tmp_path / "all-mias.tar.gz")
+    monkeypatch.setenv("MIAS_ARCHIVE", missing)
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(MammoError, match="is not a file") as error:
+        repro.films_at_hand(tmp_path)
+    command = CliRunner().invoke(app, ["repro"])
+
+    assert missing in str(error.value)
+    assert command.exit_code == 1
+    assert missing in command.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_films_that_are_ingested_need_neither_archive_nor_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MIAS_ARCHIVE", raising=False)
+    monkeypatch.setattr(repro, "_reachable", lambda url: False)
+
+    assert not repro.films_at_hand(tmp_path)
+    (tmp_path / "data" / "ingest").mkdir(parents=True)
+    (tmp_path / "data" / "ingest" / "Info.txt").write_text("mdb001 G NORM\n", encoding="utf-8")
+    assert repro.films_at_hand(tmp_path)
+
+
+def test_a_phantom_workspace_is_a_copy_of_the_pipeline_that_leaves_the_project_alone(project: Path) -> None:
+    workspace = project / "build" / "phantom"
+    repro.make_phantom_workspace(project, workspace, {"ingest.women": 21, "train_classifier.training.seed": 7})
+
+    for name in ("dvc.yaml", "mammo_ml/splits.py", "mammo_ml/datasets/catalog.py", "pipelines/split.py"):
+        assert (workspace / name).read_bytes() == (project / name).read_bytes()
+    expected = parameters_of(project)
+    expected |= {"dataset": "phantom", "folds": [0, 1]}
+    expected["ingest"]["women"] = 21  # type: ignore[index]
+    expected["train_classifier"]["training"]["seed"] = 7  # type: ignore[index]
+    assert parameters_of(workspace) == expected
+    assert (workspace / ".dvc" / "config").is_file()
+    assert git_status(project) == ""
+
+
+def test_a_module_deleted_in_the_project_disappears_from_the_workspace_and_results_stay(
+    project: Path, tmp_path: Path
+) -> None:
+    gone = project / "mammo_ml" / "datasets" / "old_set.py"
+    gone.write_text("", encoding="utf-8")
+    workspace = tmp_path / "workspace"
+    repro.make_phantom_workspace(project, workspace)
+    copied = workspace / "mammo_ml" / "datasets" / "old_set.py"
+    assert copied.is_file()
+    kept = workspace / "data" / "ingest" / "mdb001.pgm"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"a film")
+
+    gone.unlink()
+    repro.make_phantom_workspace(project, workspace)
+
+    assert not copied.exists()
+    assert kept.read_bytes() == b"a film"
+
+
+@pytest.mark.parametrize("key", ["ingest.wimmin", "nonsense.seed", "seed", "dataset.name"])
+def test_a_key_that_params_yaml_does_not_have_is_refused_before_anything_is_written(
+    project: Path, tmp_path: Path, key: str
+) -> None:
+    with pytest.raises(MammoError, match=f"no key '{key}'"):
+        repro.make_phantom_workspace(project, tmp_path / "workspace", {key: 1})
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_a_folder_that_holds_something_else_is_never_made_a_phantom_workspace(project: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine" / "mammo_ml" / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("do not lose this", encoding="utf-8")
+
+    for place in (tmp_path / "mine", project):
+        with pytest.raises(MammoError, match="in use"):
+            repro.make_phantom_workspace(project, place)
+
+    assert mine.read_text(encoding="utf-8") == "do not lose this"
+    assert git_status(project) == ""
+
+
+def test_without_films_and_network_dvc_repro_stops_at_ingest_and_says_what_to_do(project: Path) -> None:
+    nowhere = "http://127.0.0.1:9"  # the discard port: nobody listens there
+    environment = {name: value for name, value in os.environ.items() if name not in ("MIAS_ARCHIVE", "PYTHONPATH")}
+    environment |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere)
+    environment |= {"no_proxy": "", "NO_PROXY": ""}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+
+    finished = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "ingest"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    told = finished.stdout + finished.stderr
+    assert finished.returncode != 0
+    assert "MIAS_ARCHIVE" in told
+    assert "`make repro`" in told
+    assert "failed to reproduce 'ingest'" in told
+    assert "Traceback" not in told
+    assert not (project / "data" / "ingest").exists()
