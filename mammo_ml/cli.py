@@ -1,5 +1,7 @@
 """The `mammo-ml` command; each command is a few lines over a library call."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,16 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Mammography 
 Workspace = Annotated[
     Path, typer.Option("--workspace", "-w", help="Folder with dvc.yaml; build/phantom holds the phantoms' one.")
 ]
+
+
+@contextmanager
+def _errors_for_people() -> Iterator[None]:
+    """Print an error that is made for people without a traceback, and end with 1."""
+    try:
+        yield
+    except MammoError as error:
+        typer.secho(f"\n{error}", fg="red", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -70,18 +82,6 @@ def ui(
 
     with _errors_for_people():
         tracking.serve_ui(workspace.resolve(), port)
-
-
-class _errors_for_people:  # noqa: N801
-    """Print an error that is made for people without a traceback, and end with 1."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, MammoError):
-            typer.secho(f"\n{error}", fg="red", err=True)
-            raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -467,7 +467,8 @@ def _warn(what: str, error: Exception) -> None:
     reason = " ".join(str(error).split())[:400]
     print(
         f"WARNING: MLflow: {what}: {type(error).__name__}: {_without_password(reason)}\n"
-        "         The stage's outputs are not touched; `mammo-ml track` records them once the store works.",
+        "         The stage's outputs are not touched. Once the store works, `dvc repro --force --single-item STAGE` "
+        "records them.",
         file=sys.stderr,
         flush=True,
     )

@@ -31,6 +31,20 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return _skipped_is_failed(report)
 
 
+_left_out: list[str] = []
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    _left_out.extend(item.nodeid for item in items)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _left_out:
+        terminalreporter.section("left out here; `make test-all` runs them")
+        for name in _left_out:
+            terminalreporter.line(name)
+
+
 def _may_skip(item: pytest.Item) -> bool:
     marker = item.get_closest_marker("may_skip")
     if marker is not None and not marker.kwargs.get("reason"):

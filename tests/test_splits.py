@@ -6,6 +6,7 @@ import pytest
 
 from mammo_ml import splits
 from mammo_ml.errors import BadInputError
+from mammo_ml.models.bundle import folds_sha256
 from mammo_ml.splits import SplitParameters, folds_for, in_folds, make_folds, read_folds, role_column, roles_of
 
 DENSITIES = ("F", "G", "D")
@@ -142,3 +143,11 @@ def test_the_leaky_split_puts_views_of_one_lesion_on_both_sides():
     lesion = np.repeat(np.arange(100), 5)  # five views of each
     roles = splits.split_at_random_leaky(500, seed=1)
     assert set(lesion[roles == "train"]) & set(lesion[roles == "test"])
+
+
+def test_the_benchmark_folds_of_mini_mias_never_change():
+    # Every committed figure, and every registered model, speaks of these folds: made once, and never again.
+    folds = splits.committed_folds("mini_mias")
+    assert folds is not None
+    assert folds_sha256(folds) == "e9a630f1943f3be6d7590436f14037160b526da99fd205a930aebca09484696b"
+    assert folds["fold"].value_counts().sort_index().tolist() == [32, 32, 32, 33, 32]
