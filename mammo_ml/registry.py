@@ -165,7 +165,7 @@ def _protocol(candidate: CandidateFacts, primary: str) -> Condition:
 def _finite(figures: Mapping[str, float]) -> Condition:
     bad = sorted(name for name, value in figures.items() if not math.isfinite(value))
     shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
-    told = f"{len(bad)} of {len(figures)} are not numbers" + (f": {shown}" if bad else "")
+    told = f"{len(bad)} of {len(figures)} are not: {shown}" if bad else f"all {len(figures)} are"
     return Condition("every figure is a number", bool(figures) and not bad, told)
 
 
