@@ -65,5 +65,5 @@ lock: $(READY) ## Compile requirements.txt anew, hashed, without addresses
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--extra dev pyproject.toml --output-file requirements.txt
 
-clean: ## Remove the environment, caches and phantom workspaces; data, runs and models stay
+clean: ## Remove the environment, caches and the phantoms' workspace; real data, runs and models stay
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

@@ -25,6 +25,18 @@ def _errors_for_people() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+@contextmanager
+def _store_errors_for_people() -> Iterator[None]:
+    """The same, and errors of MLflow's store beside them."""
+    from mammo_ml.tracking import store_errors
+
+    with _errors_for_people():
+        try:
+            yield
+        except store_errors() as error:
+            raise MammoError(f"MLflow's store: {error}") from None
+
+
 @app.command()
 def repro(
     targets: Annotated[list[str] | None, typer.Argument(help="Stages to run; all of them by default.")] = None,
@@ -42,12 +54,15 @@ def repro(
 
     with _errors_for_people():
         root = Path.cwd()
+        pipeline.check_parameters(root)
         place = root
         if phantom or not pipeline.films_at_hand(root):
             place = workspace.resolve()
             changes = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in set_ or [])}
             pipeline.make_phantom_workspace(root, place, changes)
-            typer.secho(pipeline.PHANTOM_BANNER.format(workspace=place), fg="yellow", bold=True, err=True)
+            reason = pipeline.ASKED_FOR if phantom else pipeline.NOT_HERE
+            banner = pipeline.PHANTOM_BANNER.format(reason=reason, workspace=place)
+            typer.secho(banner, fg="yellow", bold=True, err=True)
         elif set_:
             raise MammoError("--set is for phantoms; on real films edit params.yaml or use `dvc exp run -S`")
         pipeline.reproduce(place, targets or [])
@@ -64,7 +79,7 @@ def promote(
     from mammo_ml import registry
     from mammo_ml.parameters import read_section
 
-    with _errors_for_people():
+    with _store_errors_for_people():
         gate = read_section(workspace / "params.yaml", "gate", registry.GateParameters)
         decision = registry.promote(name, workspace.resolve(), gate, dry_run=dry_run)
         typer.echo(registry.format_decision(decision))
@@ -80,7 +95,7 @@ def ui(
     """Open the MLflow UI on this workspace's runs and models."""
     from mammo_ml import tracking
 
-    with _errors_for_people():
+    with _store_errors_for_people():
         tracking.serve_ui(workspace.resolve(), port)
 
 

@@ -79,28 +79,6 @@ def reliability_figure(confidence: Floats, correct: NDArray[np.bool_], title: st
     return figure
 
 
-def history_figure(train_loss: Sequence[float], inner_loss: Sequence[float], best_epoch: int, title: str) -> Figure:
-    """Losses over epochs, the kept epoch marked."""
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
-    axes = figure.subplots()
-    epochs = range(1, len(train_loss) + 1)
-    axes.plot(epochs, train_loss, color=BLUE, label="training")
-    axes.plot(epochs, inner_loss, color=ORANGE, label="inner part")
-    axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"kept: epoch {best_epoch}")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
-    axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
-    return figure
-
-
-def gallery_figure(
-    pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: str, columns: int = 6
-) -> Figure:
-    """Pictures (H, W) in a grid, each with its caption."""
-    return boxes_figure(pictures, [], [], captions, title, columns)
-
-
 def boxes_figure(
     pictures: Sequence[NDArray[np.uint8]],
     truths: Sequence[Floats],

@@ -237,6 +237,7 @@ def register(
     _refuse_reserved(tags or {})
     bundle = read_bundle(bundle_folder)
     config = bundle.config
+    _refuse_other_films(Store(workspace), name, config)
     metrics_text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
     facts = _version_tags(config, metrics, (gate or GateParameters()).primary(config.kind)) | dict(tags or {})
     facts |= {
@@ -267,6 +268,14 @@ def register(
         store.client.set_terminated(run_id, "FINISHED")
         _point_challenger(store, name)
         return number
+
+
+def _refuse_other_films(store: Store, name: str, config: BundleConfig) -> None:
+    """Keep phantoms out of a registry of real films, and real films out of the phantoms' one."""
+    others = store.client.search_model_versions(f"name = '{name}'")
+    strangers = {v.tags.get("dataset", "") for v in others if v.tags.get("phantom") != _flag_text(config.phantom)}
+    problems = [f"{name} here is made from {known}, this model from {config.dataset}" for known in sorted(strangers)]
+    raise_if_any("registry", problems, "Phantom models and models of real films live in registries of their own.")
 
 
 def _refuse_reserved(tags: Mapping[str, str]) -> None:
@@ -333,7 +342,7 @@ def _log_and_register(
 
 
 def signature(kind: Kind) -> Any:
-    """MLflow signature: film_id and image (base64 of the bytes of a PGM or PNG file) in, the table's columns out."""
+    """MLflow signature: film_id and image (base64 of the bytes of a PGM file) in, the table's columns out."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 

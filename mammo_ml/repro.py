@@ -4,27 +4,64 @@ import os
 import shutil
 import subprocess
 import sys
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import yaml
 
+from mammo_ml.datasets.mini_mias import DATASET
 from mammo_ml.datasets.mini_mias_archive import OFFICIAL_URL
-from mammo_ml.errors import MammoError
+from mammo_ml.errors import BadInputError, MammoError, raise_if_any
+from mammo_ml.parameters import read_yaml
+from mammo_ml.splits import N_FOLDS
 
 CODE = ("mammo_ml", "pipelines", "expectations")
 """Folders a workspace holds a copy of, because dvc.yaml names them as dependencies."""
 PHANTOM = "phantom"
-PHANTOM_FOLDS = [0, 1]
+PHANTOM_CHANGES: dict[str, object] = {
+    "dataset": PHANTOM,
+    "folds": [0, 1],
+    "tune_classifier.budget_samples": 800,
+    "train_classifier.training.budget_samples": 4800,
+    "tune_detector.budget_samples": 1200,
+    "train_detector.training.budget_samples": 7200,
+}
+"""Phantoms are easy and nobody's result: two folds and smaller budgets show every part of the pipeline in minutes."""
 PHANTOM_BANNER = """
 ======================================================================================================
-  PHANTOM FILMS. The mini-MIAS archive is not here and could not be reached, so the whole pipeline
-  runs on synthetic films in {workspace}, with its own DVC cache, MLflow store and registry.
+  PHANTOM FILMS. {reason}
+  The whole pipeline runs on synthetic films in {workspace},
+  with its own DVC cache, MLflow store and registry.
   Everything is tagged `phantom`. No figure below says anything about real mammograms.
   For the real run: MIAS_ARCHIVE=/path/to/all-mias.tar.gz make repro
 ======================================================================================================
 """
+
+
+NOT_HERE = "The mini-MIAS archive is not here and could not be reached."
+ASKED_FOR = "You asked for them; no real film is touched."
+
+
+def check_parameters(root: Path) -> None:
+    """Check what no stage's own section holds: the data set and the list of folds.
+
+    Raises:
+        BadInputError: naming the key, or the file where this is not the project's folder.
+    """
+    path = root / "params.yaml"
+    if not path.is_file():
+        raise BadInputError(str(path), ["not found"], "Run this in the project's folder, where dvc.yaml is.")
+    found = read_yaml(path)
+    dataset, folds = found.get("dataset"), found.get("folds")
+    problems = []
+    if dataset != DATASET:
+        problems.append(f"key 'dataset': expected {DATASET}, found {dataset!r}; phantoms have `make phantom`")
+    sound = isinstance(folds, list) and folds and all(fold in range(N_FOLDS) for fold in folds)
+    if not sound or len(set(folds)) != len(folds):
+        problems.append(f"key 'folds': expected different whole numbers from 0 to {N_FOLDS - 1}, found {folds!r}")
+    raise_if_any(str(path), problems)
 
 
 def films_at_hand(root: Path) -> bool:
@@ -45,7 +82,7 @@ def _reachable(url: str) -> bool:
     try:
         with urlopen(Request(url, method="HEAD"), timeout=10):
             return True
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 
@@ -60,8 +97,8 @@ def make_phantom_workspace(root: Path, workspace: Path, changes: dict[str, objec
     Raises:
         MammoError: when params.yaml has no such key, or the folder holds something else than a phantom workspace.
     """
-    parameters = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    for key, value in ({"dataset": PHANTOM, "folds": PHANTOM_FOLDS} | (changes or {})).items():
+    parameters = read_yaml(root / "params.yaml")
+    for key, value in (PHANTOM_CHANGES | (changes or {})).items():
         _set(parameters, key, value)
     _check_free(root, workspace)
     workspace.mkdir(parents=True, exist_ok=True)
@@ -91,7 +128,7 @@ def _set(parameters: dict[str, Any], key: str, value: object) -> None:
 def _check_free(root: Path, workspace: Path) -> None:
     """Refuse a folder whose files are not those of a phantom workspace: its code folders are about to be replaced."""
     params = workspace / "params.yaml"
-    known = params.is_file() and yaml.safe_load(params.read_text(encoding="utf-8")).get("dataset") == PHANTOM
+    known = params.is_file() and read_yaml(params).get("dataset") == PHANTOM
     empty = not workspace.is_dir() or not any(workspace.iterdir())
     if workspace.resolve() == root.resolve() or not (known or empty):
         raise MammoError(f"{workspace} is in use and no phantom workspace. Name an empty or new folder (--workspace).")
@@ -125,12 +162,11 @@ def closing_words(workspace: Path) -> str:
     """What to look at next: links to what the run made."""
     links = {
         "data checks": workspace / "data" / "validate_tables" / "index.html",
+        "cut checks": workspace / "data" / "validate_cuts" / "index.html",
         "classifier": workspace / "reports" / "evaluate_classifier" / "metrics.json",
         "detector": workspace / "reports" / "evaluate_detector" / "metrics.json",
     }
     lines = [f"  {name:<12} {path.as_uri()}" for name, path in links.items() if path.exists()]
-    here = (workspace / "Makefile").exists()
-    promote = "mammo-ml promote mammo-classifier --dry-run" + ("" if here else f" --workspace {workspace}")
-    ui = "make ui" + ("" if here else f" WORKSPACE={workspace}")
-    lines += [f"  {'runs':<12} {ui}", f"  {'promote':<12} {promote}"]
+    where = "" if (workspace / "Makefile").exists() else f" WORKSPACE={workspace}"
+    lines += [f"  {'runs':<12} make ui{where}", f"  {'the gate':<12} make promote{where}"]
     return "\n".join(["", "Done. To look at:", *lines])

@@ -55,9 +55,20 @@ def workspace_of(current: Path) -> Path:
 
 
 def store_address(workspace: Path) -> str:
-    """Address of the store: MLFLOW_TRACKING_URI where the user has set it, else a SQLite file in the workspace."""
-    chosen = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    """Address of the store: MLFLOW_TRACKING_URI where the user has set it, else a SQLite file in the workspace.
+
+    A phantom workspace always keeps its own: synthetic films never reach a store of real ones.
+    """
+    chosen = "" if _is_phantom(workspace) else os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     return chosen or f"sqlite:///{workspace.resolve() / FOLDER / 'mlflow.db'}"
+
+
+def _is_phantom(workspace: Path) -> bool:
+    params = workspace / "params.yaml"
+    if not params.is_file():
+        return False
+    content = yaml.safe_load(params.read_text(encoding="utf-8"))
+    return isinstance(content, dict) and content.get("dataset") == "phantom"
 
 
 def artifact_address(workspace: Path, address: str) -> str | None:
@@ -209,6 +220,13 @@ class Pass:
         return _digest(self.commit.encode(), self.params, self.dataset.encode())
 
     @property
+    def folds(self) -> str:
+        """Which folds it uses, benchmark or development, as params.yaml says."""
+        content = yaml.safe_load(self.params or b"{}")
+        split = content.get("split") if isinstance(content, dict) else None
+        return str(split.get("folds", "unknown")) if isinstance(split, dict) else "unknown"
+
+    @property
     def name(self) -> str:
         """Name of the parent run."""
         return f"pass {self.commit[:7]} · {self.key[:8]}"
@@ -221,6 +239,7 @@ class Pass:
             "git_commit": self.commit,
             "git_dirty": _text(self.dirty),
             "dataset": self.dataset,
+            "folds": self.folds,
             "mlflow.source.git.commit": self.commit,
         }
 
@@ -255,11 +274,11 @@ def _locked_md5(path: Path, folder: Path) -> str | None:
     if not lock.is_file():
         return None
     stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    for kind in ("outs", "deps"):
-        for stage in stages.values():
-            for entry in stage.get(kind, []):
-                if Path(entry["path"]) == path and "md5" in entry:
-                    return str(entry["md5"])
+    # Outputs only: the hash of a dependency is brought up to date after its stage, so it may be an earlier run's.
+    for stage in stages.values():
+        for entry in stage.get("outs", []):
+            if Path(entry["path"]) == path and "md5" in entry:
+                return str(entry["md5"])
     return None
 
 
@@ -467,8 +486,7 @@ def _warn(what: str, error: Exception) -> None:
     reason = " ".join(str(error).split())[:400]
     print(
         f"WARNING: MLflow: {what}: {type(error).__name__}: {_without_password(reason)}\n"
-        "         The stage's outputs are not touched. Once the store works, `dvc repro --force --single-item STAGE` "
-        "records them.",
+        "         The stage's outputs are not touched; its record stays incomplete.",
         file=sys.stderr,
         flush=True,
     )

@@ -1,6 +1,9 @@
 """The classifier's committed figures: by patient with intervals, the leaky protocol beside it, curves and pictures."""
 
+import argparse
+
 import pandas as pd
+from matplotlib.figure import Figure
 
 from mammo_ml import evaluation, figures
 from mammo_ml.cutting import PatchSet
@@ -36,12 +39,11 @@ def evaluate_classifier() -> None:
     evaluation.write_metrics(metrics, paths.out / "metrics.json")
     write_table(predictions[COLUMNS], paths.out / "predictions.csv")
     _draw(patches, films, paths)
-    figure = _gallery(patches, patch_set)
-    save_figure(figure, paths.gallery / "best_and_worst.png")
+    save_figure(_gallery(patches, patch_set), paths.gallery / "best_and_worst.png")
     record_and_register("classifier", parameters, metrics, paths)
 
 
-def _draw(patches: pd.DataFrame, films: pd.DataFrame, paths) -> None:  # type: ignore[no-untyped-def]
+def _draw(patches: pd.DataFrame, films: pd.DataFrame, paths: argparse.Namespace) -> None:
     """Curves by patient: ROC as a table and a picture, confusion of films, reliability of patches."""
     probabilities = patches[evaluation.PROBABILITY_COLUMNS].to_numpy()
     labels = patches["label"].map(LABELS.index).to_numpy()
@@ -50,13 +52,11 @@ def _draw(patches: pd.DataFrame, films: pd.DataFrame, paths) -> None:  # type: i
         "normal vs abnormal patch": (1 - probabilities[:, 0], lesion),
         "benign vs malignant": (malignancy(probabilities)[lesion], labels[lesion] == 2),
     }
-    curves = {f"{name} (AUC {auc(*task):.2f})": roc_curve(*task) for name, task in tasks.items()}
-    rows = [
-        {"task": name, "fpr": round(float(x), 6), "tpr": round(float(y), 6)}
-        for name, task in tasks.items()
-        for x, y in zip(*roc_curve(*task), strict=True)
-    ]
-    write_table(pd.DataFrame(rows), paths.out / "roc.csv")
+    points = {name: roc_curve(*task) for name, task in tasks.items()}
+    curves = {f"{name} (AUC {auc(*tasks[name]):.2f})": curve for name, curve in points.items()}
+    for name, (false_positives, true_positives) in points.items():
+        table = pd.DataFrame({"fpr": false_positives, "tpr": true_positives}).round(6)
+        write_table(table, paths.out / f"roc_{name.removesuffix(' patch').replace(' ', '_')}.csv")
     save_figure(figures.roc_figure(curves, "Classifier by patient"), paths.out / "roc.png")
     truth = films["label"].map(LABELS.index).to_numpy()
     said = films[evaluation.PROBABILITY_COLUMNS].to_numpy().argmax(axis=1)
@@ -69,7 +69,7 @@ def _draw(patches: pd.DataFrame, films: pd.DataFrame, paths) -> None:  # type: i
     )
 
 
-def _gallery(patches: pd.DataFrame, patch_set: PatchSet, n: int = 6):  # type: ignore[no-untyped-def]
+def _gallery(patches: pd.DataFrame, patch_set: PatchSet, n: int = 6) -> Figure:
     """Per class, the patches the fold models got most right and most wrong."""
     own = patches.apply(lambda row: row[f"p_{row['label']}"], axis=1)
     pictures, captions = [], []

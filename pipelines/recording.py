@@ -6,8 +6,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mammo_ml import figures, registry, tracking
+from mammo_ml.errors import MammoError
 from mammo_ml.evaluation import EvaluateParameters, Figures, read_metrics
 from pipelines import stage
+
+PROTOCOLS = {"classifier": "by_patient", "detector": "films_by_patient"}
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -21,10 +24,17 @@ def record_and_register(
 ) -> None:
     """Log figures and pictures of the evaluation, then register the model they speak for as challenger."""
     data = [paths.predicted, paths.leaky, paths.folds]
-    with stage.run(f"evaluate_{kind}", parameters, data) as run:
+    protocol = PROTOCOLS[kind]
+    with stage.run(f"evaluate_{kind}", parameters, data, protocol=protocol) as run:
         run.log_metrics(metrics)
         run.log_files([*sorted(paths.out.iterdir()), *sorted(paths.gallery.iterdir())])
-    register_outputs(kind, paths.model, paths.out, paths.checks)
+    try:
+        register_outputs(kind, paths.model, paths.out, paths.checks)
+    except tracking.store_errors() as error:
+        raise MammoError(
+            f"the {kind} could not be registered in MLflow: {error}\n"
+            "Everything before this stage is kept: run `dvc repro` again once the store works."
+        ) from None
 
 
 def register_outputs(kind: str, model: Path, evaluated: Path, checks: Path) -> int:

@@ -344,3 +344,15 @@ def test_files_changed_in_the_store_are_named_and_refused(workspace: Path) -> No
     finally:
         weights.write_bytes(original)
         metrics.write_text(kept)
+
+
+def test_a_phantom_model_is_not_even_registered_beside_models_of_real_films(tmp_path: Path, workspace: Path) -> None:
+    # `workspace` holds phantom models: a real one must be turned away, and the aliases stay.
+    before = aliases(workspace)
+    folder = toy_bundle(tmp_path / "real", seed=9)
+    config = read_bundle(folder).config.model_copy(update={"dataset": "mini_mias", "phantom": False})
+    real = tmp_path / "bundle"
+    write_bundle(real, config, read_bundle(folder).weights, read_bundle(folder).training_films)
+    with pytest.raises(BadInputError, match="registries of their own"):
+        registry.register(real, NAME, METRICS, workspace, leak_free=True, data_valid=True)
+    assert aliases(workspace) == before

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from mammo_ml import repro
 from mammo_ml.cli import app
-from mammo_ml.errors import MammoError
+from mammo_ml.errors import BadInputError, MammoError
 
 CopyProject = Callable[[Path], Path]
 
@@ -65,9 +66,14 @@ def test_a_phantom_workspace_is_a_copy_of_the_pipeline_that_leaves_the_project_a
     for name in ("dvc.yaml", "mammo_ml/splits.py", "mammo_ml/datasets/catalog.py", "pipelines/split.py"):
         assert (workspace / name).read_bytes() == (project / name).read_bytes()
     expected = parameters_of(project)
-    expected |= {"dataset": "phantom", "folds": [0, 1]}
-    expected["ingest"]["women"] = 21  # type: ignore[index]
-    expected["train_classifier"]["training"]["seed"] = 7  # type: ignore[index]
+    changes = repro.PHANTOM_CHANGES | {"ingest.women": 21, "train_classifier.training.seed": 7}
+    assert (changes["dataset"], changes["folds"]) == ("phantom", [0, 1])
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place: Any = expected
+        for section in sections:
+            place = place[section]
+        place[last] = value
     assert parameters_of(workspace) == expected
     assert (workspace / ".dvc" / "config").is_file()
     assert git_status(project) == ""
@@ -138,3 +144,25 @@ def test_without_films_and_network_dvc_repro_stops_at_ingest_and_says_what_to_do
     assert "failed to reproduce 'ingest'" in told
     assert "Traceback" not in told
     assert not (project / "data" / "ingest").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("dataset: mini_mias", "dataset: mini_mais", "key 'dataset': expected mini_mias, found 'mini_mais'"),
+        ("dataset: mini_mias", "dataset: phantom", "phantoms have `make phantom`"),
+        ("  - 4\n", "  - 7\n", "key 'folds': expected different whole numbers from 0 to 4"),
+    ],
+)
+def test_a_wrong_data_set_or_fold_stops_before_anything_runs(project: Path, before: str, after: str, told: str) -> None:
+    params = project / "params.yaml"
+    params.write_text(params.read_text(encoding="utf-8").replace(before, after, 1), encoding="utf-8")
+    with pytest.raises(BadInputError) as error:
+        repro.check_parameters(project)
+    assert told in str(error.value)
+    assert "params.yaml" in str(error.value)
+
+
+def test_outside_the_project_the_message_says_where_to_go(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="Run this in the project's folder"):
+        repro.check_parameters(tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mammo_ml import tracking
-from mammo_ml.tracking import Store, TrackedData, stage_run
+from mammo_ml.tracking import Store, TrackedData, computed_md5, data_md5, stage_run, store_address
 
 TAGS = {"dataset": "phantom", "phantom": True, "protocol": "by_patient"}
 
@@ -228,3 +228,21 @@ def test_the_dvc_source_resolves_its_own_addresses_and_survives_json(
     }
     assert DVCDatasetSource.from_json(source.to_json()).to_dict() == source.to_dict()
     assert source.load() == Path("films.csv")
+
+
+def test_phantoms_keep_their_own_store_whatever_address_the_user_has_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    (tmp_path / "params.yaml").write_text("dataset: phantom\n", encoding="utf-8")
+    assert store_address(tmp_path).startswith("sqlite:///")
+    (tmp_path / "params.yaml").write_text("dataset: mini_mias\n", encoding="utf-8")
+    assert store_address(tmp_path) == "http://127.0.0.1:5000"
+
+
+def test_the_hash_a_stage_had_read_before_it_ran_again_is_not_taken_for_todays(tmp_path: Path) -> None:
+    # DVC writes a stage's deps into dvc.lock when it ends: while it runs, those of its last run stand there.
+    (tmp_path / "weights").write_text("new", encoding="utf-8")
+    stale = "stages: {evaluate: {deps: [{path: weights, md5: 00000000000000000000000000000000}]}}"
+    (tmp_path / "dvc.lock").write_text(stale, encoding="utf-8")
+    assert data_md5(Path("weights"), tmp_path) == computed_md5(tmp_path / "weights")

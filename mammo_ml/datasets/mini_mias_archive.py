@@ -73,8 +73,8 @@ def _download(url: str, target: Path, report: Report) -> None:
             if attempt == ATTEMPTS or (isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404)):
                 raise MammoError(
                     f"the mini-MIAS archive could not be downloaded from {url}: {error}.\n"
-                    "Set MIAS_ARCHIVE to the path or address of all-mias.tar.gz, or run `make repro`, "
-                    "which goes on with phantom films where the real ones cannot be had."
+                    "Set MIAS_ARCHIVE to the path or address of all-mias.tar.gz and run `make repro`; "
+                    "`make phantom` goes on with phantom films."
                 ) from None
             time.sleep(2 ** (attempt - 1))
 

@@ -1,4 +1,4 @@
-"""Phantoms carry lesions whose truth is known and visible: with the committed budgets both models must find them."""
+"""Phantoms carry lesions whose truth is known and visible: both models must find them."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path]) -> Path:
-    """A project whose phantom pass has run with the parameters as they are committed."""
+    """A project whose phantom pass has run as `make phantom` runs it."""
     folder = copy_project(tmp_path_factory.mktemp("oracle") / "project")
     finished = command(folder, "repro", "--phantom")
     assert finished.returncode == 0, (finished.stdout + finished.stderr)[-6000:]

@@ -139,9 +139,9 @@ def test_it_prints_neither_traceback_nor_warning(run: PhantomRun) -> None:
 def test_its_closing_words_lead_to_files_that_are_there(run: PhantomRun) -> None:
     closing = run.said[run.said.index("Done. To look at:") :]
     links = re.findall(r"file://(\S+)", closing)
-    assert len(links) == 3
+    assert len(links) == 4
     assert [link for link in links if not Path(link).is_file()] == []
-    assert f"--workspace {run.workspace}" in closing
+    assert f"make promote WORKSPACE={run.workspace}" in closing
 
 
 def test_every_stage_made_its_outputs(run: PhantomRun, stages: dict[str, dict[str, Any]]) -> None:
