@@ -31,11 +31,11 @@ def parameters_of(workspace: Path) -> dict[str, object]:
 
 
 def test_an_archive_that_is_not_there_is_an_error_and_no_reason_for_phantoms(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = str(tmp_path / "all-mias.tar.gz")
     monkeypatch.setenv("MIAS_ARCHIVE", missing)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(project)
 
     with pytest.raises(MammoError, match="is not a file") as error:
         repro.films_at_hand(tmp_path)
@@ -44,7 +44,7 @@ def test_an_archive_that_is_not_there_is_an_error_and_no_reason_for_phantoms(
     assert missing in str(error.value)
     assert command.exit_code == 1
     assert missing in command.output
-    assert list(tmp_path.iterdir()) == []
+    assert git_status(project) == ""
 
 
 def test_films_that_are_ingested_need_neither_archive_nor_network(
