@@ -58,8 +58,8 @@ def check_parameters(root: Path) -> None:
     problems = []
     if dataset != DATASET:
         problems.append(f"key 'dataset': expected {DATASET}, found {dataset!r}; phantoms have `make phantom`")
-    sound = isinstance(folds, list) and folds and all(fold in range(N_FOLDS) for fold in folds)
-    if not sound or len(set(folds)) != len(folds):
+    known = isinstance(folds, list) and all(fold in range(N_FOLDS) for fold in folds)
+    if not known or not folds or len(set(folds)) != len(folds):
         problems.append(f"key 'folds': expected different whole numbers from 0 to {N_FOLDS - 1}, found {folds!r}")
     raise_if_any(str(path), problems)
 
