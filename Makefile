@@ -62,7 +62,7 @@ deps: $(READY) ## Rewrite the code dependencies in dvc.yaml from what the stages
 	$(BIN)/python -m pipelines.dependencies
 
 lock: $(READY) ## Compile requirements.txt anew, hashed, without addresses
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra dev pyproject.toml --output-file requirements.txt
 
 clean: ## Remove the environment, caches and the phantoms' workspace; real data, runs and models stay
