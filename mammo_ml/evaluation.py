@@ -19,7 +19,8 @@ from mammo_ml.cutting import CutSet, truth_of_cuts, windows_on_film
 from mammo_ml.datasets.catalog import BOX_COLUMNS, LABELS, rows
 from mammo_ml.errors import BadInputError, raise_if_any
 from mammo_ml.metrics.classification import auc_macro, film_figures, patch_figures
-from mammo_ml.metrics.detection import MatchedDetections, detection_figures, match_detections, sensitivity_at
+from mammo_ml.metrics.detection import MatchedDetections, detection_figures, match_detections
+from mammo_ml.metrics.froc import sensitivity_at
 from mammo_ml.metrics.resampling import intervals, resample_women
 from mammo_ml.parameters import Parameters
 
