@@ -7,11 +7,11 @@ READY := $(VENV)/.ready
 # Compiled modules halve the time a stage takes to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup repro phantom test test-all lint format ui promote bench readme deps lock clean
+.PHONY: help setup repro phantom test test-all reliability lint format ui promote bench readme deps lock clean
 .DEFAULT_GOAL := help
 
 help: ## Explain the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -34,6 +34,10 @@ test: $(READY) ## Run the tests that need no root and at most 15 minutes; lists 
 
 test-all: $(READY) ## Run every test, the slow ones included
 	$(BIN)/pytest
+
+reliability: $(READY) ## Run the tests of every bar (minutes to an hour) and rewrite docs/reliability.md from what came of it
+	@status=0; $(BIN)/pytest -m bar --reliability build/reliability.jsonl || status=$$?; \
+		$(BIN)/python -m mammo_ml.reporting.reliability_table build/reliability.jsonl && exit $$status
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
-"""What several test modules share: a copy of the project to run in, and the rule about skipped tests."""
+"""What several test modules share: a copy of the project to run in, the rule about skipped tests, and the bars."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,20 +10,61 @@ from typing import Any
 
 import pytest
 
+from mammo_ml.reporting.reliability_table import BARS
+
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("mammo_ml", "pipelines", "expectations", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 NO_SKIPS = "MAMMO_NO_SKIPS"
 """Set to 1 where everything the tests need is there: a skipped test is then a failed one."""
+PHASES = pytest.StashKey[list[pytest.TestReport]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", type=Path, metavar="FILE", help="write a line of JSON per bar and test")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"may_skip(reason): may be skipped even where {NO_SKIPS}=1")
+    config.addinivalue_line(
+        "markers", "bar(*ids): shows these bars; record_property('tried', …) says what was injected"
+    )
+    if file := config.getoption("reliability"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("", encoding="utf-8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in item.iter_markers("bar"):
+            if not marker.args or any(name not in BARS for name in marker.args):
+                raise pytest.UsageError(f"{item.nodeid}: bar{marker.args} is none of {', '.join(BARS)}")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    return report if _may_skip(item) else _skipped_is_failed(report)
+    report = report if _may_skip(item) else _skipped_is_failed(report)
+    _record(item, report)
+    return report
+
+
+def _record(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Once a test is torn down, append a line for each of its bars to the file of --reliability."""
+    phases = item.stash.setdefault(PHASES, [])
+    phases.append(report)
+    file = item.config.getoption("reliability")
+    if file is None or report.when != "teardown":
+        return
+    outcomes = {phase.outcome for phase in phases}
+    line = {
+        "test": item.nodeid,
+        "tried": "; ".join(str(value) for name, value in item.user_properties if name == "tried"),
+        "outcome": next((found for found in ("failed", "skipped") if found in outcomes), "passed"),
+        "seconds": round(sum(phase.duration for phase in phases), 2),
+    }
+    with file.open("a", encoding="utf-8") as lines:
+        for bar in dict.fromkeys(name for marker in item.iter_markers("bar") for name in marker.args):
+            lines.write(json.dumps({"bar": bar, **line}, ensure_ascii=False) + "\n")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,6 +100,15 @@ def _skipped_is_failed(report: Any) -> Any:
         report.outcome = "failed"
         report.longrepr = f"{reason}\n{NO_SKIPS}=1: nothing may be left out here, so this counts as a failure."
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_signing_key(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """Models that tests register are signed with a key of their own, never with the developer's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MAMMO_SIGNING_KEY", raising=False)
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
+        yield
 
 
 @pytest.fixture(scope="session")
