@@ -22,13 +22,18 @@ from mammo_ml.imaging.augmentation import (
     view_of_image,
 )
 from mammo_ml.imaging.breast import canonical_transform
-from mammo_ml.imaging.canonical import CanonicalFilm, chest_wall_of
+from mammo_ml.imaging.canonical import CanonicalFilm
+from mammo_ml.manifest import verify_manifest, write_manifest
 
 Pictures = NDArray[np.uint8]
 
 BOX_TABLE = ["cut_id", "film_id", "patient_id", "lesion_id", "severity", *BOX_COLUMNS]
 NAMES = dict.fromkeys(["patch_id", "cut_id", "film_id", "patient_id", "lesion_id"], "str")
 """Columns read as text, or a film named 001 would come back as 1."""
+REMEDY = (
+    "Restore the folder: `dvc checkout --force`. If it still differs, DVC's own copy is damaged: "
+    "delete the folder and run `dvc repro cut`."
+)
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,13 @@ class PatchSet:
         return self.patches["label"].map(LABELS.index).to_numpy(dtype=np.int64)
 
     def save(self, folder: Path) -> None:
-        """Write patches.csv, pictures.npy and views.csv (a row per picture: source_item, view)."""
+        """Write patches.csv, pictures.npy, views.csv (a row per picture: source_item, view) and manifest.json."""
         _save(folder, "patches", self.patches, self.pictures, CLASSIFIER_VIEWS)
+        write_manifest(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "PatchSet":
-        """Read what `save` wrote; raises BadInputError when pictures and table do not match."""
+        """Read what `save` wrote; raises BadInputError when a file changed or pictures and table do not match."""
         return cls(*_load(folder, "patches", len(CLASSIFIER_VIEWS)))
 
 
@@ -104,13 +110,14 @@ class CutSet:
         return [_target(seen.get(cut_id)) for cut_id in self.cuts["cut_id"]]
 
     def save(self, folder: Path) -> None:
-        """Write cuts.csv, boxes.csv, pictures.npy and views.csv."""
+        """Write cuts.csv, boxes.csv, pictures.npy, views.csv and manifest.json."""
         _save(folder, "cuts", self.cuts, self.pictures, DETECTOR_VIEWS)
         write_table(self.boxes, folder / "boxes.csv")
+        write_manifest(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "CutSet":
-        """Read what `save` wrote; raises BadInputError when pictures and table do not match."""
+        """Read what `save` wrote; raises BadInputError when a file changed or pictures and table do not match."""
         cuts, pictures = _load(folder, "cuts", len(DETECTOR_VIEWS))
         return cls(cuts, _read(folder / "boxes.csv"), pictures)
 
@@ -217,9 +224,7 @@ def cut_boxes_on_film(boxes: bx.Boxes, cut: Mapping[Any, Any], films: pd.DataFra
     window = np.array([cut[column] for column in BOX_COLUMNS])
     size = (window[2] - window[0]) / edge_px
     film = films.set_index("film_id").loc[cut["film_id"]]
-    transform = canonical_transform(
-        chest_wall_of(film["laterality"]), film["width_px"], film["height_px"], film["pixel_spacing_mm"]
-    )
+    transform = canonical_transform(film["chest_wall"], film["width_px"], film["height_px"], film["pixel_spacing_mm"])
     return transform.boxes_to_film(bx.shift(bx.scale(upright, size, size), window[0], window[1]))
 
 
@@ -324,6 +329,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _load(folder: Path, name: str, n_views: int) -> tuple[pd.DataFrame, Pictures]:
+    verify_manifest(folder, REMEDY)
     table, pictures = _read(folder / f"{name}.csv"), np.load(folder / "pictures.npy", allow_pickle=False)
     found, expected = pictures.shape[:2], (len(table), n_views)
     raise_if_any(

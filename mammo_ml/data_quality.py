@@ -16,7 +16,14 @@ from typing import Any
 import pandas as pd
 
 from mammo_ml.data_docs import PageLinks, index_page, offline_page, write_pages
-from mammo_ml.datasets.catalog import BOX_COLUMNS, BREAST_COLUMNS, label_of
+from mammo_ml.datasets.catalog import (
+    BOX_COLUMNS,
+    BREAST_COLUMNS,
+    LABELS,
+    SEVERITIES,
+    UNKNOWN_SEVERITY,
+    label_of,
+)
 from mammo_ml.errors import BadInputError
 
 KEY_COLUMNS = ("film_id", "patch_id", "cut_id", "lesion_id", "patient_id")
@@ -140,13 +147,29 @@ def joined_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]
     on_films = lesions.merge(
         films[["film_id", "width_px", "height_px", *BREAST_COLUMNS]], on="film_id", how="left", validate="many_to_one"
     ).assign(film_x1=0.0, film_y1=0.0)
-    known = lesions[lesions["severity"].isin(["benign", "malignant"])]
-    asked_for = known.groupby("film_id")["severity"].agg(lambda severities: label_of(list(severities)))
-    labels = films["film_id"].map(asked_for).fillna("normal")
+    asked_for = lesions.groupby("film_id")["severity"].agg(list)
+    labels = [
+        _label_asked_for(severities, str(label))
+        for severities, label in zip(films["film_id"].map(asked_for), films["label"], strict=True)
+    ]
     return {
         "lesions_on_films": on_films,
-        "films_and_lesions": films[["film_id", "label"]].assign(label_of_lesions=labels.astype(films["label"].dtype)),
+        "films_and_lesions": films[["film_id", "label"]].assign(
+            label_of_lesions=pd.Series(labels, index=films.index, dtype=films["label"].dtype)
+        ),
     }
+
+
+def _label_asked_for(severities: object, label: str) -> str:
+    """Label that the severities of a film's lesions ask for; one that is not told leaves the film its own label.
+
+    A film with such a lesion is not normal, and no less severe than its other lesions.
+    """
+    found = severities if isinstance(severities, list) else []
+    least = [severity for severity in found if severity in SEVERITIES]
+    if UNKNOWN_SEVERITY not in found:
+        return label_of(least)
+    return label_of([*least, label if label in LABELS[1:] else SEVERITIES[0]])
 
 
 def _read_suites(

@@ -5,11 +5,13 @@ from mammo_ml.datasets.catalog import write_table
 from mammo_ml.imaging.breast import breast_box, breast_mask
 from mammo_ml.imaging.canonical import eight_bits
 from mammo_ml.imaging.readers import read_pgm
+from mammo_ml.manifest import verify_manifest
 from pipelines import stage
 
 
 def catalog() -> None:
     paths = stage.arguments(__doc__, "films", "out")
+    verify_manifest(paths.films)
     files = sorted(paths.films.glob("*.pgm"))
     boxes = {}
     with stage.bar(len(files), "breast masks", "film") as advance:

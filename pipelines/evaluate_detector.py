@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from mammo_ml import evaluation, figures
 from mammo_ml.cutting import CutSet
 from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, LESIONS, read_table, write_table
-from mammo_ml.imaging.canonical import eight_bits
-from mammo_ml.imaging.readers import read_pgm
+from mammo_ml.imaging.canonical import check_films, eight_bits
+from mammo_ml.imaging.readers import read_film
 from mammo_ml.metrics.detection import MatchedDetections, match_detections
 from mammo_ml.splits import RandomSplitParameters, in_folds, read_folds, split_at_random_leaky
 from pipelines import stage
@@ -62,7 +62,7 @@ def evaluate_detector() -> None:
     write_table(predictions[COLUMNS], paths.out / "predictions.csv")
     _draw_froc(matched, match_detections(nothing, truth, films, "films"), parameters, paths)
     save_figure(_gallery(judged, truth, films, paths), paths.gallery / "films.png")
-    record_and_register("detector", parameters, metrics, paths)
+    record_and_register("detector", parameters, paths)
 
 
 def _draw_froc(
@@ -89,9 +89,10 @@ def _gallery(judged: pd.DataFrame, truth: pd.DataFrame, films: pd.DataFrame, pat
     chosen = evaluation.best_and_worst_films(judged, truth, n=8)
     pictures, truths, findings, captions = [], [], [], []
     known = films.set_index("film_id")
+    check_films(paths.films, known.loc[chosen])
     for film_id in chosen:
         row = known.loc[film_id]
-        pictures.append(eight_bits(read_pgm(paths.films / row["path"]))[::2, ::2])
+        pictures.append(eight_bits(read_film(paths.films / row["path"]))[::2, ::2])
         truths.append(truth.loc[truth["film_id"] == film_id, BOX_COLUMNS].to_numpy() / 2)
         best = judged[judged["film_id"] == film_id].head(3)
         findings.append((best[BOX_COLUMNS].to_numpy() / 2, (best["p_benign"] + best["p_malignant"]).to_numpy()))

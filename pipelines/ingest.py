@@ -2,7 +2,10 @@
 
 import os
 
+from tqdm import tqdm
+
 from mammo_ml.datasets import mini_mias_archive, phantom
+from mammo_ml.manifest import write_manifest
 from pipelines import stage
 
 
@@ -11,17 +14,18 @@ def ingest() -> None:
     parameters = stage.section("ingest", phantom.PhantomParameters)
     if stage.dataset() == stage.PHANTOM:
         phantom.write_phantoms(paths.films, parameters)
+        write_manifest(paths.films)
         return
-    with stage.bar(0, "mini-MIAS archive", "B") as advance:
-        done = 0
+    # an archive that is here already shows no bar
+    with tqdm(desc="mini-MIAS archive", unit="B", unit_scale=True, delay=0.5, dynamic_ncols=True) as progress:
 
         def report(received: int, total: int | None) -> None:
-            nonlocal done
-            advance(received - done)
-            done = received
+            progress.total = total
+            progress.update(received - progress.n)
 
         archive = mini_mias_archive.obtain_archive(os.environ.get("MIAS_ARCHIVE"), stage.STATE / "download", report)
     mini_mias_archive.unpack(archive, paths.films, mini_mias_archive.official_manifest())
+    write_manifest(paths.films)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from mammo_ml.datasets.annotation_check import lesions_match_pixels
 from mammo_ml.datasets.catalog import FILMS, LESIONS, read_table
 from mammo_ml.evaluation import write_metrics
 from mammo_ml.imaging.canonical import check_films, eight_bits
-from mammo_ml.imaging.readers import read_pgm
+from mammo_ml.imaging.readers import read_film
 from pipelines import stage
 
 
@@ -18,8 +18,9 @@ def validate_tables() -> None:
     report.raise_if_failed()
     check_films(paths.films, films)
     known = read_facts(paths.suites, stage.dataset()).get("annotation", {}).get("surely_on_breast", ())
+    files = films.set_index("film_id")["path"]
     on_pixels = lesions_match_pixels(
-        films, lesions, lambda film_id: eight_bits(read_pgm(paths.films / f"{film_id}.pgm")), known
+        films, lesions, lambda film_id: eight_bits(read_film(paths.films / files[film_id])), known
     )
     write_metrics({"validation": {"valid": 1.0, **report.to_metrics()}, "annotation_check": on_pixels}, paths.out)
 

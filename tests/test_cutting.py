@@ -18,8 +18,9 @@ from mammo_ml.datasets.catalog import BOX_COLUMNS, rows
 from mammo_ml.errors import BadInputError
 from mammo_ml.imaging.augmentation import CLASSIFIER_VIEWS, DETECTOR_VIEWS, view_of_boxes
 from mammo_ml.imaging.breast import canonical_transform
-from mammo_ml.imaging.canonical import CanonicalFilm, chest_wall_of
+from mammo_ml.imaging.canonical import CanonicalFilm
 from mammo_ml.imaging.patches import CutParameters
+from mammo_ml.manifest import write_manifest
 
 WIDTH, HEIGHT = 90, 120
 PARAMETERS = CutParameters(
@@ -39,6 +40,7 @@ FILMS = pd.DataFrame(
         "film_id": ["001", "002", "003", "004", "005", "006"],
         "patient_id": ["1", "1", "2", "2", "3", "3"],
         "laterality": ["L", "R", "L", "L", "R", "L"],
+        "chest_wall": ["right", "left", "right", "right", "left", "right"],
         "label": ["normal"] * 3 + ["malignant", "benign", "benign"],
         "width_px": WIDTH,
         "height_px": HEIGHT,
@@ -64,9 +66,7 @@ def canonical_of(films: pd.DataFrame, pixels: dict[str, np.ndarray] | None = Non
     for number, row in enumerate(rows(films)):
         drawn = np.random.default_rng(number).integers(20, 255, (row.height_px, row.width_px)).astype(np.uint8)
         on_file = (pixels or {}).get(row.film_id, drawn)
-        transform = canonical_transform(
-            chest_wall_of(row.laterality), row.width_px, row.height_px, row.pixel_spacing_mm
-        )
+        transform = canonical_transform(row.chest_wall, row.width_px, row.height_px, row.pixel_spacing_mm)
         image = transform.image(on_file)
         made[row.film_id] = CanonicalFilm(row.film_id, image, np.ones(image.shape, dtype=np.bool_), transform)
     return made
@@ -204,7 +204,7 @@ def test_targets_follow_the_picture_through_every_view():
 def test_a_box_of_a_film_seen_in_any_view_of_a_cut_leads_back_to_itself(film_id, view, spacing):
     films = FILMS.assign(pixel_spacing_mm=spacing)
     film = films.set_index("film_id").loc[film_id]
-    transform = canonical_transform(chest_wall_of(film["laterality"]), WIDTH, HEIGHT, spacing)
+    transform = canonical_transform(film["chest_wall"], WIDTH, HEIGHT, spacing)
     box = np.array([[12.0, 30, 25, 37]])
     window = np.array([5.0, 20, 45, 60])
     in_cut = (transform.boxes_to_canonical(box) - window[[0, 1, 0, 1]]) * (32 / 40)
@@ -263,17 +263,46 @@ def test_cuts_come_back_as_they_were_saved_to_the_last_bit(cuts, tmp_path):
 def test_saving_twice_gives_the_same_bytes(patches, tmp_path):
     for name in "ab":
         patches.save(tmp_path / name)
-    for file in ("patches.csv", "views.csv", "pictures.npy"):
+    for file in ("patches.csv", "views.csv", "pictures.npy", "manifest.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_pictures_that_do_not_match_their_table_are_refused(patches, tmp_path):
     patches.save(tmp_path)
     np.save(tmp_path / "pictures.npy", patches.pictures[:-1])
+    write_manifest(tmp_path)
     with pytest.raises(BadInputError, match=r"holds 8 x 5 pictures, patches\.csv lists 9 x 5"):
         PatchSet.load(tmp_path)
     np.save(tmp_path / "pictures.npy", patches.pictures[:, :-1])
+    write_manifest(tmp_path)
     with pytest.raises(BadInputError, match="dvc repro cut"):
+        PatchSet.load(tmp_path)
+
+
+def test_every_changed_or_missing_file_of_a_saved_folder_is_named_before_any_is_used(patches, cuts, tmp_path):
+    for kind, made, table in ((PatchSet, patches, "patches.csv"), (CutSet, cuts, "boxes.csv")):
+        folder = tmp_path / table
+        made.save(folder)
+        kind.load(folder)
+        for name in (table, "pictures.npy"):
+            content = bytearray((folder / name).read_bytes())
+            content[-2] ^= 1  # one bit
+            (folder / name).write_bytes(content)
+        (folder / "views.csv").unlink()
+        with pytest.raises(BadInputError) as caught:
+            kind.load(folder)
+        assert [problem.split(":")[0] for problem in caught.value.problems] == [
+            f"{table} was changed",
+            "pictures.npy was changed",
+            "views.csv is missing",
+        ]
+        assert "dvc checkout --force" in str(caught.value)
+
+
+def test_a_folder_that_was_saved_in_part_is_refused(patches, tmp_path):
+    patches.save(tmp_path)
+    (tmp_path / "manifest.json").unlink()  # written last
+    with pytest.raises(BadInputError, match=r"manifest\.json is missing"):
         PatchSet.load(tmp_path)
 
 

@@ -3,7 +3,6 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pytest
 
 from mammo_ml.data_quality import validate
 from mammo_ml.datasets import catalog, mini_mias
+from mammo_ml.datasets.mini_mias_archive import unpack
 from mammo_ml.errors import BadInputError
 
 SUITES = Path(__file__).parents[1] / "expectations"
@@ -27,6 +27,7 @@ def catalog_tables() -> dict[str, pd.DataFrame]:
                 "a" * 64,
                 "w1",
                 "L",
+                "right",
                 "MLO",
                 "F",
                 "normal",
@@ -45,6 +46,7 @@ def catalog_tables() -> dict[str, pd.DataFrame]:
                 "b" * 64,
                 "w1",
                 "R",
+                "left",
                 "MLO",
                 "F",
                 "malignant",
@@ -56,7 +58,25 @@ def catalog_tables() -> dict[str, pd.DataFrame]:
                 500.0,
                 900.0,
             ],
-            ["f3", "toy", "f3.pgm", "c" * 64, "w2", "L", "CC", "D", "benign", 800, 1000, 0.2, 10.0, 0.0, 500.0, 900.0],
+            [
+                "f3",
+                "toy",
+                "f3.pgm",
+                "c" * 64,
+                "w2",
+                "L",
+                "left",
+                "CC",
+                "D",
+                "benign",
+                800,
+                1000,
+                0.2,
+                10.0,
+                0.0,
+                500.0,
+                900.0,
+            ],
         ],
         columns=catalog.names(catalog.FILMS),
     ).astype(catalog.dtypes(catalog.FILMS))
@@ -256,8 +276,7 @@ def test_the_real_tables_hold_what_is_known_of_mini_mias(tmp_path):
     archive = os.environ.get("MIAS_ARCHIVE")
     if not archive:
         pytest.skip("MIAS_ARCHIVE is not set: the real films are not here")
-    with tarfile.open(archive) as files:
-        files.extractall(tmp_path / "mias", filter="data")
+    unpack(Path(archive), tmp_path / "mias", None)
     whole_film = {f"mdb{number:03d}": (0.0, 0.0, 1024.0, 1024.0) for number in range(1, 323)}
     films, lesions = mini_mias.build_tables(tmp_path / "mias", "mini_mias", whole_film)
     assert validate({"films": films, "lesions": lesions}, SUITES, tmp_path / "docs", "mini_mias").failures == ()

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mammo_ml.errors import BadInputError
-from mammo_ml.leak_audit import audit_roles, merge, pixel_keys
+from mammo_ml.leak_audit import audit_ancestry, audit_roles, merge, pixel_keys
 
 ROLES = np.array(["train", "train", "inner", "test"])
 
@@ -90,3 +90,56 @@ def test_several_folds_become_one_audit():
 def test_a_leak_stops_the_run_and_says_what_to_do():
     with pytest.raises(BadInputError, match=r"woman anna is on both sides(.|\n)*Split by patient first"):
         audit_roles(_with("patient_id", 3, "anna"), ROLES, "fold 0").raise_if_leaking()
+
+
+def _learned(*rows: tuple[str, str, str, str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["film_id", "sha256", "dataset", "patient_id", "step"])
+
+
+LEARNED = _learned(
+    ("P_00001_LEFT_CC", "1" * 64, "cbis_ddsm", "P_00001", "pretraining"),
+    ("P_00001_LEFT_MLO", "2" * 64, "cbis_ddsm", "P_00001", "pretraining"),
+    ("mdb001", "3" * 64, "mini_mias", "p001", "training"),
+)
+
+
+def _tested(film_id: str, sha256: str, dataset: str, patient_id: str) -> pd.DataFrame:
+    return _learned((film_id, sha256, dataset, patient_id, "")).drop(columns="step")
+
+
+def test_films_of_women_whom_no_ancestor_has_seen_pass():
+    audit = audit_ancestry(LEARNED, _tested("P_00002_LEFT_CC", "9" * 64, "cbis_ddsm", "P_00002"), "validation")
+    assert audit.leak_free
+    assert audit.figures == {"women_shared": 0.0, "films_shared": 0.0, "sha256_shared": 0.0}
+
+
+def test_a_woman_of_the_pretraining_is_found_by_another_film_of_hers_and_named_once():
+    other_breast = _tested("P_00001_RIGHT_CC", "9" * 64, "cbis_ddsm", "P_00001")
+    audit = audit_ancestry(LEARNED, pd.concat([other_breast] * 2), "validation")
+    assert audit.problems == (
+        "validation: woman P_00001 of cbis_ddsm is on both sides: P_00001_RIGHT_CC (tested), "
+        "P_00001_LEFT_CC (pretraining), P_00001_LEFT_MLO (pretraining)",
+    )
+    with pytest.raises(BadInputError, match=r"Test on other women"):
+        audit.raise_if_leaking()
+
+
+def test_the_bytes_of_a_film_are_found_under_another_name_set_and_woman():
+    audit = audit_ancestry(LEARNED, _tested("copy", "3" * 64, "own", "somebody"), "validation")
+    assert audit.problems == (
+        "validation: a file (sha256 333333333333…) is on both sides: copy (tested), mdb001 (training)",
+    )
+
+
+def test_a_woman_of_another_set_with_the_same_name_is_another_woman():
+    assert audit_ancestry(LEARNED, _tested("mdb001", "9" * 64, "own", "p001"), "validation").leak_free
+
+
+def test_what_cannot_show_that_nothing_is_shared_is_refused_and_named():
+    tested = _tested("P_00002_LEFT_CC", "9" * 64, "cbis_ddsm", "P_00002")
+    with pytest.raises(BadInputError, match=r"training films(.|\n)*column 'patient_id' is missing"):
+        audit_ancestry(LEARNED[["film_id", "sha256"]], tested, "validation")
+    with pytest.raises(BadInputError, match=r"tested films(.|\n)*no rows"):
+        audit_ancestry(LEARNED, tested.iloc[:0], "validation")
+    with pytest.raises(BadInputError, match=r"row 1: patient_id is unknown"):
+        audit_ancestry(LEARNED, pd.concat([tested, tested.assign(patient_id="")]), "validation")

@@ -15,8 +15,15 @@ from mammo_ml.errors import BadInputError
 LABELS = ("normal", "benign", "malignant")
 """Classes in order of severity; a film's label is the most severe of its lesions."""
 SEVERITIES = ("benign", "malignant")
+UNKNOWN_SEVERITY = "unknown"
+"""Severity of a lesion that is one of a film's benign and malignant ones, its set does not say which. It teaches where
+lesions are and not of which class: nothing that has classes may count it."""
 KINDS = ("CALC", "CIRC", "SPIC", "MISC", "ARCH", "ASYM")
+"""Classes of abnormality of mini-MIAS's Info.txt."""
+MASS = "MASS"
+"""Kind of a lesion whose set says that it is a mass, and not which of CIRC, SPIC, MISC, ARCH, ASYM."""
 LATERALITIES = ("L", "R")
+SIDES = ("left", "right")
 DENSITIES = ("F", "G", "D", "A", "B", "C")
 """MIAS background tissue (F fatty, G fatty-glandular, D dense-glandular) or BI-RADS A to D."""
 
@@ -39,6 +46,7 @@ FILMS = (
     Column("sha256", "str", "hash of the file's bytes"),
     Column("patient_id", "str", "the woman; the unit of every split and every interval"),
     Column("laterality", "str", "breast, left or right", LATERALITIES),
+    Column("chest_wall", "str", "side of the film file where the chest wall is", SIDES),
     Column("view", "str", "projection", ("MLO", "CC")),
     Column("density", "str", "density of the breast", DENSITIES),
     Column("label", "str", "most severe of the film's lesions", LABELS),
@@ -54,12 +62,12 @@ FILMS = (
 LESIONS = (
     Column("lesion_id", "str", "unique name of the annotated abnormality"),
     Column("film_id", "str", "the film it is on"),
-    Column("kind", "str", "class of abnormality (Info.txt, 3rd column)", KINDS),
-    Column("severity", "str", "benign or malignant", SEVERITIES),
+    Column("kind", "str", "class of abnormality (Info.txt, 3rd column)", (*KINDS, MASS)),
+    Column("severity", "str", "benign or malignant, or not told which", (*SEVERITIES, UNKNOWN_SEVERITY)),
     Column("has_location", "bool", "False: a positive for the classifier, ignored by the detector"),
     Column("x_px", "float64", "centre, px from the left edge", nullable=True),
     Column("y_px", "float64", "centre, px from the top edge", nullable=True),
-    Column("radius_px", "float64", "radius of the enclosing circle, px", nullable=True),
+    Column("radius_px", "float64", "radius of the circle, or of the one round the box's ellipse, px", nullable=True),
     Column("x1", "float64", "box: left edge, px", nullable=True),
     Column("y1", "float64", "box: top edge, px", nullable=True),
     Column("x2", "float64", "box: right edge, excluded, px", nullable=True),

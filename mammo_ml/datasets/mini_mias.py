@@ -109,6 +109,11 @@ def laterality_of(film_id: str) -> str:
     return "L" if number_of(film_id) % 2 else "R"
 
 
+def chest_wall_of(film_id: str) -> str:
+    """Side of the chest wall: all films are mirrored, so it is right for a left breast and left for a right one."""
+    return {"L": "right", "R": "left"}[laterality_of(film_id)]
+
+
 def centre_from_info(x: int, y: int, height_px: int = HEIGHT_PX) -> tuple[float, float]:
     """Continuous coordinates (x_px, y_px) from the top-left corner of a pixel index from the bottom-left one.
 
@@ -127,6 +132,7 @@ def _film_row(
         "sha256": sha256(path.read_bytes()).hexdigest(),
         "patient_id": patient_of(film_id),
         "laterality": laterality_of(film_id),
+        "chest_wall": chest_wall_of(film_id),
         "view": "MLO",
         "density": tissue,
         "label": label,

@@ -4,6 +4,7 @@ They stand in where the real films cannot be had, and are the tests' oracle: eas
 perfect by patient, with every odd kind of row that Info.txt has. Same parameters, same bytes.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,12 +76,19 @@ class PhantomFilm:
 
 
 def write_phantoms(folder: Path, parameters: PhantomParameters) -> list[PhantomFilm]:
-    """Write mdbNNN.pgm and Info.txt into a folder, and return the truth."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Replace a folder by one of mdbNNN.pgm and Info.txt, whole or not at all, and return the truth."""
     films = plan(parameters)
-    for film in films:
-        write_pgm(folder / f"{film.film_id}.pgm", draw(film, parameters.seed))
-    (folder / "Info.txt").write_text(info_text(films), encoding="ascii", newline="\n")
+    draft = folder.with_name(folder.name + ".unpacking")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        for film in films:
+            write_pgm(draft / f"{film.film_id}.pgm", draw(film, parameters.seed))
+        (draft / "Info.txt").write_text(info_text(films), encoding="ascii", newline="\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return films
 
 

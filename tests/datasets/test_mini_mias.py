@@ -11,6 +11,7 @@ from mammo_ml.datasets.mini_mias import (
     account,
     build_tables,
     centre_from_info,
+    chest_wall_of,
     laterality_of,
     number_of,
     patient_of,
@@ -163,3 +164,7 @@ def test_a_byte_that_is_no_text_is_passed_in_the_prose_and_named_in_a_row(tmp_pa
     (folder / "Info.txt").write_bytes(INFO.encode().replace(b"425", b"4\xe95"))
     (problem,) = refusal(folder).problems
     assert problem.startswith("line 1: x, y and radius are whole numbers")
+
+
+def test_a_left_breast_has_its_chest_wall_on_the_right_of_the_mirrored_film():
+    assert [chest_wall_of(film_id) for film_id in ("mdb001", "mdb002")] == ["right", "left"]

@@ -23,7 +23,7 @@ from mammo_ml.datasets.phantom import (
 )
 from mammo_ml.errors import BadInputError
 from mammo_ml.imaging.breast import breast_box, breast_mask, chest_wall_side
-from mammo_ml.imaging.canonical import chest_wall_of, to_canonical
+from mammo_ml.imaging.canonical import to_canonical
 from mammo_ml.imaging.readers import Film, read_pgm
 from mammo_ml.splits import make_folds, roles_of
 
@@ -172,9 +172,9 @@ def test_the_chest_wall_is_where_mini_mias_has_it_and_on_the_left_of_canonical_f
     films, _ = tables
     for film in films.itertuples():
         _, mask = read[film.film_id]
-        assert chest_wall_side(mask) == chest_wall_of(film.laterality)
+        assert chest_wall_side(mask) == film.chest_wall
     for film in films.iloc[:2].itertuples():
-        canonical = to_canonical(film.film_id, Film(read[film.film_id][0], 255), chest_wall_of(film.laterality), 0.2)
+        canonical = to_canonical(film.film_id, Film(read[film.film_id][0], 255), film.chest_wall, 0.2)
         assert chest_wall_side(canonical.mask) == "left"
         # the breast begins where the film does, after the black padding
         assert canonical.breast_box[0] == pytest.approx((SIDE_PX - FILM_WIDTH_PX) / 2, abs=8)

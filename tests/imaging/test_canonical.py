@@ -1,12 +1,14 @@
 import hashlib
+import io
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.imaging.breast import chest_wall_side
-from mammo_ml.imaging.canonical import canonical_films, check_films, chest_wall_of, eight_bits, to_canonical
+from mammo_ml.imaging.canonical import canonical_films, check_films, eight_bits, to_canonical
 from mammo_ml.imaging.readers import Film, format_pgm
 
 HEIGHT, WIDTH = 400, 300
@@ -27,14 +29,8 @@ def make_folder(folder, sides):
     for film_id, side in sides.items():
         data = format_pgm(film_pixels(side))
         (folder / f"{film_id}.pgm").write_bytes(data)
-        laterality = {"right": "L", "left": "R"}[side]
-        rows.append([film_id, f"{film_id}.pgm", hashlib.sha256(data).hexdigest(), laterality, 0.2])
-    return pd.DataFrame(rows, columns=["film_id", "path", "sha256", "laterality", "pixel_spacing_mm"])
-
-
-def test_a_left_breast_has_its_chest_wall_on_the_right_of_the_mirrored_film():
-    assert chest_wall_of("L") == "right"
-    assert chest_wall_of("R") == "left"
+        rows.append([film_id, f"{film_id}.pgm", hashlib.sha256(data).hexdigest(), side, 0.2])
+    return pd.DataFrame(rows, columns=["film_id", "path", "sha256", "chest_wall", "pixel_spacing_mm"])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -111,3 +107,65 @@ def test_every_changed_or_missing_film_is_named_before_any_is_used(tmp_path):
     assert f"the catalog says {films['sha256'][1][:12]}" in changed
     assert missing == "mdb003.pgm is missing"
     assert "dvc checkout" in str(caught.value)
+
+
+# --- films of another spacing ----------------------------------------------------------------------------------------
+
+LESION = np.array([[40.0, 90.0, 110.0, 150.0]])
+"""A bright square on the film with the chest wall on the left, px; neither it nor the film is square or symmetric."""
+
+
+def film_with_lesion(side: str, kind: str, deep: bool) -> tuple[bytes, np.ndarray]:
+    """The bytes of a film with a white lesion, and the lesion's box on it, px."""
+    pixels, (x1, y1, x2, y2) = film_pixels("left"), LESION[0].astype(int)
+    pixels[y1:y2, x1:x2] = 250
+    if side == "right":
+        pixels, box = pixels[:, ::-1], np.array([[WIDTH - x2, y1, WIDTH - x1, y2]], dtype=float)
+    else:
+        box = LESION
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint16) * 16 if deep else np.ascontiguousarray(pixels)).save(file, kind)
+    return file.getvalue(), box
+
+
+@pytest.mark.parametrize("spacing", [0.05, 0.1, 0.2, 0.35])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("kind", "deep"), [("png", True), ("tiff", False)])
+def test_a_lesion_is_where_its_box_says_at_any_spacing_and_side_and_leads_back_exactly(
+    spacing, side, kind, deep, tmp_path
+):
+    data, box = film_with_lesion(side, kind, deep)
+    (tmp_path / f"f.{kind}").write_bytes(data)
+    films = pd.DataFrame(
+        {
+            "film_id": ["f"],
+            "path": [f"f.{kind}"],
+            "sha256": [hashlib.sha256(data).hexdigest()],
+            "chest_wall": [side],
+            "pixel_spacing_mm": [spacing],
+        }
+    )
+    (film,) = canonical_films(tmp_path, films)
+    factor = spacing / 0.2
+    assert film.pixels.shape == (np.ceil(round(HEIGHT * factor, 6)), np.ceil(round(WIDTH * factor, 6)))
+    carried = film.transform.boxes_to_canonical(box)
+    np.testing.assert_allclose(carried, LESION * factor, atol=1e-9)  # the chest wall is on the left of them all
+    np.testing.assert_allclose(film.transform.boxes_to_film(carried), box, atol=1e-9)
+    lit_y, lit_x = np.nonzero(film.pixels > 200)  # the tissue round it is at most 150, so 200 is half-way
+    lit = [lit_x.min(), lit_y.min(), lit_x.max() + 1, lit_y.max() + 1]
+    np.testing.assert_allclose(carried[0], lit, atol=0.75)
+    assert film.pixels.max() == pytest.approx(250, abs=1)
+
+
+def test_every_film_of_unknown_spacing_is_named_before_any_is_used(tmp_path):
+    films = make_folder(tmp_path, {"a": "right", "b": "left", "c": "right"})
+    films["pixel_spacing_mm"] = [None, 0.2, 0.0]
+    with pytest.raises(BadInputError) as caught:
+        next(canonical_films(tmp_path, films))
+    assert caught.value.problems == ["film a: pixel spacing unknown", "film c: pixel spacing unknown"]
+    assert "pixel_spacing_mm" in str(caught.value)
+
+
+def test_a_single_film_of_unknown_spacing_is_named():
+    with pytest.raises(MammoError, match=r"film f7: pixel spacing unknown .*: give the edge of a pixel in mm"):
+        to_canonical("f7", Film(film_pixels("left"), 255), "left", None)
