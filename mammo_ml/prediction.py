@@ -4,7 +4,8 @@ Boxes in the tables are in px of the film file as read, also when found in tiles
 """
 
 from base64 import b64decode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Literal
 
@@ -25,7 +26,7 @@ from mammo_ml.imaging import boxes as bx
 from mammo_ml.imaging.breast import CANONICAL_SPACING_MM, breast_mask, chest_wall_side
 from mammo_ml.imaging.canonical import CanonicalFilm, eight_bits, to_canonical
 from mammo_ml.imaging.patches import TileParameters, breast_tiles, crop
-from mammo_ml.imaging.readers import parse_pgm
+from mammo_ml.imaging.readers import Film, parse_film
 from mammo_ml.metrics import calibration
 from mammo_ml.metrics.calibration import VectorScaling
 from mammo_ml.metrics.classification import film_figures
@@ -36,6 +37,9 @@ from mammo_ml.parameters import Parameters
 
 Aggregation = Literal["mean", "max", "top_3"]
 AGGREGATIONS: tuple[Aggregation, ...] = ("mean", "max", "top_3")
+MINI_MIAS_SHAPE = (1024, 1024)
+FILM_EDGE_MM = (10, 500)
+"""What the longer edge of a film, or of a part of one, can be: a spacing in the wrong unit lies outside."""
 DETECTION_COLUMNS = [*BOX_COLUMNS, "p_benign", "p_malignant"]
 
 
@@ -171,41 +175,80 @@ def predict_with_bundle(bundle: Bundle, films: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         bundle: a classifier or a detector.
-        films: film_id, and image: base64 of the bytes of a PGM film at 0.2 mm per pixel.
+        films: film_id; image: base64 of the bytes of a film file, as `parse_film` reads it; and, optional,
+            pixel_spacing_mm: edge of a pixel. A PGM of mini-MIAS's size has 0.2 mm unless told otherwise; any other
+            film must be given it.
 
     Returns:
         For a classifier a row per film: film_id, p_normal, p_benign, p_malignant, seen_in_training. For a detector a
         row per box: film_id, x1 … y2 (film file px), p_benign, p_malignant, seen_in_training.
 
     Raises:
-        BadInputError: naming the film that cannot be read, or the two films of one name.
+        BadInputError: naming every film that cannot be read, whose spacing is unknown, or whose name is there twice.
         MammoError: naming the film on which no breast is found.
     """
     answer = _classify_with if bundle.config.kind == "classifier" else _detect_with
-    twice = films["film_id"][films["film_id"].duplicated()].unique()
     raise_if_any("films to answer", ["there is no film"] if films.empty else [])
+    twice = films["film_id"][films["film_id"].duplicated()].unique()
     raise_if_any("films to answer", [f"film {name} is there twice" for name in twice], "Give each film its own name.")
-    contents = {row.film_id: _decode(row.film_id, row.image) for row in rows(films)}
+    contents = _decoded(films)
     seen = {name: bundle.seen_in_training(sha256(content).hexdigest()) for name, content in contents.items()}
-    prepared = [_prepare(name, content) for name, content in contents.items()]
-    table = answer(bundle, prepared)
+    table = answer(bundle, [_prepare(name, film) for name, film in _parsed(films, contents).items()])
     return table.assign(seen_in_training=table["film_id"].map(seen).astype(bool))
 
 
-def _decode(film_id: str, image: str) -> bytes:
-    try:
-        return b64decode(image, validate=True)
-    except ValueError as error:
-        raise BadInputError(f"film {film_id}", [f"image is not base64: {error}"]) from None
+def _decoded(films: pd.DataFrame) -> dict[str, bytes]:
+    contents, problems = dict[str, bytes](), []
+    for row in rows(films):
+        try:
+            contents[row.film_id] = b64decode(row.image, validate=True)
+        except (ValueError, TypeError) as error:
+            problems.append(f"film {row.film_id}: image is not base64: {error}")
+    raise_if_any("films to answer", problems)
+    return contents
 
 
-def _prepare(film_id: str, content: bytes) -> CanonicalFilm:
-    film = parse_pgm(content, film_id)
+def _parsed(films: pd.DataFrame, contents: Mapping[str, bytes]) -> dict[str, Film]:
+    """Films by name, each with its pixel spacing."""
+    found, problems = dict[str, Film](), []
+    for row in rows(films):
+        try:
+            film = parse_film(contents[row.film_id], f"film {row.film_id}")
+            spacing = _spacing(film, contents[row.film_id], getattr(row, "pixel_spacing_mm", None))
+            found[row.film_id] = replace(film, pixel_spacing_mm=spacing)
+        except BadInputError as error:
+            problems += error.problems
+        except ValueError as error:
+            problems.append(f"film {row.film_id}: {error}")
+    raise_if_any("films to answer", problems, "Films: PGM, PNG, TIFF or JPEG in grey, with their pixel_spacing_mm.")
+    return found
+
+
+def _spacing(film: Film, content: bytes, told: float | None) -> float:
+    """Edge of a pixel in mm; raises ValueError where it is unknown or makes no film of it."""
+    height, width = film.pixels.shape
+    mini_mias = content.startswith(b"P5") and film.pixels.shape == MINI_MIAS_SHAPE and film.max_value == 255
+    spacing = film.pixel_spacing_mm if told is None or pd.isna(told) else float(told)
+    if spacing is None and mini_mias:
+        return CANONICAL_SPACING_MM
+    if spacing is None:
+        raise ValueError("pixel_spacing_mm is missing; only an 8-bit PGM of mini-MIAS's 1024 x 1024 px goes without")
+    smallest, largest = FILM_EDGE_MM
+    if not smallest <= max(width, height) * spacing <= largest:
+        edge = max(width, height) * spacing
+        raise ValueError(
+            f"pixel_spacing_mm {spacing:g}: {width} x {height} px would be {edge:g} mm long; "
+            f"a film has {smallest} to {largest}"
+        )
+    return spacing
+
+
+def _prepare(film_id: str, film: Film) -> CanonicalFilm:
     try:
         side = chest_wall_side(breast_mask(eight_bits(film)))
     except MammoError as error:
         raise MammoError(f"film {film_id}: {error}") from None
-    return to_canonical(film_id, film, side, film.pixel_spacing_mm or CANONICAL_SPACING_MM)
+    return to_canonical(film_id, film, side, film.pixel_spacing_mm)
 
 
 def _tiles_of(bundle: Bundle) -> TileParameters:

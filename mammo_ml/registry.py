@@ -4,27 +4,24 @@ The decision (`decide`) is pure; the rest is a thin layer over MLflow. MLflow ha
 every change of one is made under the store's lock, after the decision was taken under that lock.
 """
 
-import base64
-import contextlib
 import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import requires, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from pydantic import Field
 
+from mammo_ml import signing
 from mammo_ml.errors import BadInputError, MammoError, raise_if_any
-from mammo_ml.models.bundle import BundleConfig, folds_sha256, read_bundle, verify_bundle
+from mammo_ml.models.bundle import Bundle, BundleConfig, folds_sha256, read_bundle
 from mammo_ml.parameters import Parameters, read_yaml
+from mammo_ml.registry_files import BUNDLE, Kind, log_version, verified_folder
 from mammo_ml.tracking import (
     FOLDER,
     Store,
@@ -35,7 +32,6 @@ from mammo_ml.tracking import (
     user_name,
 )
 
-Kind = Literal["classifier", "detector"]
 NAMES: dict[Kind, str] = {"classifier": "mammo-classifier", "detector": "mammo-detector"}
 CHAMPION, CHALLENGER = "champion", "challenger"
 AUDIT = "audit.jsonl"
@@ -214,7 +210,8 @@ def register(
 ) -> int:
     """Register a bundle and point `challenger` at the newest version.
 
-    The same contents (bundle, figures, flags, tags) are registered once; new figures of the same weights are new.
+    The same contents (bundle, figures, flags, tags) are registered once, and again where the version that has them
+    cannot be used; new figures of the same weights are new. Files and tags are signed with the user's key.
 
     Args:
         bundle_folder: what finalize wrote; verified first.
@@ -231,10 +228,12 @@ def register(
         The version, an existing one when these contents are registered already.
 
     Raises:
-        BadInputError: when the bundle is not what its manifest says, or a tag is the registry's own.
+        BadInputError: when the bundle is not what its manifest says, a tag is the registry's own, or the signing key
+            cannot be read.
         MlflowException: when the store fails.
     """
     _refuse_reserved(tags or {})
+    signing.ensure_key()
     bundle = read_bundle(bundle_folder)
     config = bundle.config
     _refuse_other_films(Store(workspace), name, config)
@@ -255,19 +254,29 @@ def register(
     parent = store.parent_run(experiment, a_pass)
     with store_lock(workspace):
         known = store.client.search_model_versions(f"name = '{name}' and tags.`content_sha256` = '{content}'")
-        if known:
+        sound = _sound_version(store, known)
+        if sound is not None:
             _point_challenger(store, name)
-            return max(int(found.version) for found in known)
+            return sound
         run_tags = {**a_pass.tags, **facts, "stage": "register", "mammo.level": "register"}
         run_id = store.new_run(experiment, f"register {name} · {content[:8]}", run_tags, parent)
         try:
-            number = _log_and_register(store, run_id, bundle_folder, name, config, metrics_text, predictions, facts)
+            number = log_version(store, run_id, bundle_folder, name, config, metrics_text, predictions, facts)
         except BaseException:
             store.client.set_terminated(run_id, "FAILED")
             raise
         store.client.set_terminated(run_id, "FINISHED")
         _point_challenger(store, name)
         return number
+
+
+def _sound_version(store: Store, known: Sequence[Any]) -> int | None:
+    """Newest of some versions whose files can be used; says what is wrong where there are versions but none can."""
+    faults = {int(found.version): _file_faults(store, found) for found in known}
+    for number, found in faults.items() if all(faults.values()) else ():
+        told = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        print(f"version {number} has these contents already, but cannot be used: {told}", file=sys.stderr)
+    return max((number for number, found in faults.items() if not found), default=None)
 
 
 def _refuse_other_films(store: Store, name: str, config: BundleConfig) -> None:
@@ -299,95 +308,6 @@ def _version_tags(config: BundleConfig, metrics: Mapping[str, Any], primary: str
         "primary_figure": primary,
         **{f"primary{suffix}": f"{value:.6g}" for suffix, value in shown.items() if value is not None},
     }
-
-
-def _log_and_register(
-    store: Store,
-    run_id: str,
-    bundle_folder: Path,
-    name: str,
-    config: BundleConfig,
-    metrics_text: str,
-    predictions: Sequence[Path],
-    tags: Mapping[str, str],
-) -> int:
-    import mlflow
-    import pandas as pd
-
-    from mammo_ml import __file__ as package
-    from mammo_ml.tracking import StageRun
-
-    StageRun(store, run_id=run_id, name=name).log_metrics(json.loads(metrics_text))
-    code = Path(package).parent
-    with tempfile.TemporaryDirectory() as scratch, _fluent(store):
-        # a fixed name: the registry finds the bundle of every version under artifacts/bundle
-        files = shutil.copytree(bundle_folder, Path(scratch) / "bundle")
-        # without the byte code that the running process leaves behind
-        sources = shutil.copytree(code, Path(scratch) / code.name, ignore=shutil.ignore_patterns("__pycache__"))
-        (Path(scratch) / "metrics.json").write_text(metrics_text, encoding="utf-8")
-        store.client.log_artifact(run_id, str(Path(scratch) / "metrics.json"))
-        for path in predictions:
-            store.client.log_artifact(run_id, str(path))
-        with mlflow.start_run(run_id=run_id):
-            logged = mlflow.pyfunc.log_model(
-                name=name,
-                python_model=str(sources / "models" / "pyfunc_model.py"),
-                artifacts={"bundle": str(files)},
-                code_paths=[str(sources)],
-                signature=signature(config.kind),
-                input_example=pd.DataFrame({"film_id": ["example"], "image": [_example_film(config)]}),
-                pip_requirements=_requirements(),
-            )
-        return int(mlflow.register_model(logged.model_uri, name, tags=dict(tags)).version)
-
-
-def signature(kind: Kind) -> Any:
-    """MLflow signature: film_id and image (base64 of the bytes of a PGM file) in, the table's columns out."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    numbers = {
-        "classifier": ["p_normal", "p_benign", "p_malignant"],
-        "detector": ["x1", "y1", "x2", "y2", "p_benign", "p_malignant"],
-    }[kind]
-    outputs = [ColSpec("string", "film_id"), *(ColSpec("double", column) for column in numbers)]
-    return ModelSignature(
-        inputs=Schema([ColSpec("string", "film_id"), ColSpec("string", "image")]),
-        outputs=Schema([*outputs, ColSpec("boolean", "seen_in_training")]),
-    )
-
-
-def _example_film(config: BundleConfig) -> str:
-    """Smallest film the model answers, base64 of a PGM: half a bright disc at the left edge, one tile wide."""
-    size = config.preprocessing.window_px
-    y, x = np.mgrid[:size, :size] / size
-    film = np.where(np.hypot(x, y - 0.5) < 0.45, 160, 5).astype(np.uint8)
-    return base64.b64encode(b"P5\n%d %d\n255\n" % (size, size) + film.tobytes()).decode()
-
-
-def _requirements() -> list[str]:
-    """List the package's dependencies, each at the version at work here."""
-    from packaging.requirements import Requirement
-
-    wanted = [Requirement(line) for line in requires("mammo-ml") or []]
-    return [f"{one.name}=={version(one.name)}" for one in wanted if not (one.marker and "extra" in str(one.marker))]
-
-
-@contextlib.contextmanager
-def _fluent(store: Store) -> Iterator[None]:
-    """Point mlflow's global functions at the store; afterwards the environment is as the user left it."""
-    import mlflow
-
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(store.address)
-    mlflow.set_registry_uri(store.address)
-    try:
-        yield
-    finally:
-        mlflow.set_registry_uri(None)
-        mlflow.set_tracking_uri(None)
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _point_challenger(store: Store, name: str) -> None:
@@ -515,16 +435,8 @@ def registry_facts(dataset: str, champion: int | None = None, champion_dataset: 
 
 def _candidate(store: Store, name: str, found: Any) -> CandidateFacts:
     tags: Mapping[str, str] = found.tags
-    faults, figures = [], dict[str, float]()
+    faults, figures = _file_faults(store, found), dict[str, float]()
     unreadable: tuple[type[Exception], ...] = (MammoError, ValueError, *store_errors())
-    try:
-        content = verify_bundle(_bundle_folder(store, found))
-        if content != tags.get("bundle_sha256"):
-            faults.append(f"the bundle's hash is {content[:12]}, registered was {tags.get('bundle_sha256', '')[:12]}")
-    except BadInputError as error:
-        faults += error.problems
-    except store_errors() as error:
-        faults.append(f"the bundle cannot be fetched: {error}")
     try:
         figures = _figures(store, found)
     except unreadable as error:
@@ -544,6 +456,16 @@ def _candidate(store: Store, name: str, found: Any) -> CandidateFacts:
     )
 
 
+def _file_faults(store: Store, found: Any) -> list[str]:
+    try:
+        verified_folder(store, found)
+    except BadInputError as error:
+        return error.problems
+    except store_errors() as error:
+        return [f"the files cannot be fetched: {error}"]
+    return []
+
+
 def _figures(store: Store, found: Any) -> dict[str, float]:
     content = Path(store.client.download_artifacts(found.run_id, "metrics.json")).read_bytes()
     sha256, expected = hashlib.sha256(content).hexdigest(), found.tags.get("metrics_sha256", "")
@@ -552,16 +474,18 @@ def _figures(store: Store, found: Any) -> dict[str, float]:
     return flat_figures(json.loads(content))
 
 
-def _bundle_folder(store: Store, found: Any) -> Path:
-    from mlflow.artifacts import download_artifacts
+def load_model(name: str, workspace: Path, version_or_alias: int | str = CHAMPION) -> tuple[int, Bundle]:
+    """Version number and bundle of a version or alias, verified; runs no code out of the registry.
 
-    model = store.client.get_logged_model(found.source.removeprefix("models:/"))
-    where = f"{model.artifact_location}/artifacts/bundle"
-    return Path(download_artifacts(artifact_uri=where, tracking_uri=store.address))
+    Raises:
+        BadInputError: as `bundle_of` and `read_bundle` do.
+    """
+    number, folder = bundle_of(name, workspace, version_or_alias)
+    return number, read_bundle(folder)
 
 
 def bundle_of(name: str, workspace: Path, version_or_alias: int | str = CHAMPION) -> tuple[int, Path]:
-    """Version number and verified bundle folder of a version or alias; runs no code out of the registry.
+    """Version number and bundle folder of a version or alias, every file of the version verified.
 
     Raises:
         BadInputError: when there is none, or its files are not those that were registered, each named.
@@ -577,9 +501,4 @@ def bundle_of(name: str, workspace: Path, version_or_alias: int | str = CHAMPION
     except MlflowException as error:
         problem = f"{name} has no '{version_or_alias}': {error.message}"
         raise BadInputError("registry", [problem], "Register a model (`make repro`) and promote it.") from None
-    folder = _bundle_folder(store, found)
-    content = verify_bundle(folder)
-    if content != found.tags.get("bundle_sha256"):
-        problem = f"{name} version {found.version}: the files are not those that were registered"
-        raise BadInputError("registry", [problem], "Promote another version, or register this model again.")
-    return int(found.version), folder
+    return int(found.version), verified_folder(store, found) / BUNDLE

@@ -43,7 +43,7 @@ def finalize_classifier() -> None:
         phantom=stage.dataset() == stage.PHANTOM,
         folds_sha256=folds_sha256(read_folds(paths.folds)),
     )
-    write_bundle(paths.out, config, task.model.state_dict(), seen)
+    write_bundle(paths.out, config, task.model.state_dict(), seen.assign(step="training"))
 
 
 def _raw(predicted: Path, unit: str) -> pd.DataFrame:

@@ -25,6 +25,7 @@ def finalize_detector() -> None:
     task = task_on_cuts(recipe, cuts, everything, ~everything)
     train("finalize_detector", task, recipe, [paths.cuts], epochs=epochs, protocol="films_by_patient")
 
+    seen = films[films["film_id"].isin(cuts.cuts["film_id"])]
     config = BundleConfig(
         kind="detector",
         network=recipe.network.model_dump(mode="json"),
@@ -36,7 +37,7 @@ def finalize_detector() -> None:
         phantom=stage.dataset() == stage.PHANTOM,
         folds_sha256=folds_sha256(read_folds(paths.folds)),
     )
-    write_bundle(paths.out, config, task.model.state_dict(), films[films["film_id"].isin(cuts.cuts["film_id"])])
+    write_bundle(paths.out, config, task.model.state_dict(), seen.assign(step="training"))
 
 
 if __name__ == "__main__":

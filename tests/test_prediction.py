@@ -1,12 +1,14 @@
 """From films to table rows: every box lands where it was seen on the film file."""
 
 from base64 import b64encode
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from mammo_ml import prediction
@@ -16,6 +18,7 @@ from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.imaging.breast import canonical_transform
 from mammo_ml.imaging.canonical import CanonicalFilm
 from mammo_ml.imaging.patches import TileParameters
+from mammo_ml.imaging.readers import format_pgm
 from mammo_ml.metrics.calibration import VectorScaling
 from mammo_ml.models.ssd import Detections
 from mammo_ml.prediction import (
@@ -143,13 +146,13 @@ def test_films_on_which_nothing_is_found_give_a_table_with_columns_and_types(bri
         assert (found.dtypes[BOX_COLUMNS] == "float64").all()
 
 
-@pytest.mark.parametrize(("laterality", "expected"), [("R", [30, 58, 38, 64]), ("L", [122, 58, 130, 64])])
-def test_a_box_found_in_a_turned_cut_lands_at_its_place_on_the_film_file(bright_finder, laterality, expected):
+@pytest.mark.parametrize(("chest_wall", "expected"), [("left", [30, 58, 38, 64]), ("right", [122, 58, 130, 64])])
+def test_a_box_found_in_a_turned_cut_lands_at_its_place_on_the_film_file(bright_finder, chest_wall, expected):
     # In the upright cut the lesion is at x 5 to 9, y 4 to 7 of 32 px; a window of 64 px starts at (20, 50).
     upright = np.zeros((32, 32), dtype=np.uint8)
     upright[4:7, 5:9] = 255
     films = pd.DataFrame(
-        {"film_id": ["f"], "laterality": laterality, "width_px": WIDTH, "height_px": HEIGHT, "pixel_spacing_mm": 0.2}
+        {"film_id": ["f"], "chest_wall": chest_wall, "width_px": WIDTH, "height_px": HEIGHT, "pixel_spacing_mm": 0.2}
     )
     cut = pd.DataFrame({"item": ["c:identity", "c:rotate_90"], "film_id": "f", "patient_id": "anna"})
     cut = cut.assign(view=["identity", "rotate_90"], x1=20.0, y1=50.0, x2=84.0, y2=114.0)
@@ -184,7 +187,7 @@ def _answer(*rows: tuple[str, str]) -> pd.DataFrame:
 
 
 def test_an_image_that_is_no_base64_is_refused_with_the_name_of_its_film():
-    with pytest.raises(BadInputError, match=r"film mine: 1 problem\n.*not base64"):
+    with pytest.raises(BadInputError, match="film mine: image is not base64"):
         _answer(("mine", "P5 as it is"))
 
 
@@ -194,9 +197,60 @@ def test_bytes_that_are_no_film_are_refused_with_the_name_of_their_film():
 
 
 def test_a_film_without_a_breast_is_named():
-    black = b"P5\n64 64\n255\n" + bytes(64 * 64)
+    black = format_pgm(np.zeros(prediction.MINI_MIAS_SHAPE, np.uint8))
     with pytest.raises(MammoError, match="film mine: no breast found"):
         _answer(("mine", b64encode(black).decode()))
+
+
+def _half_disc(edge: int) -> np.ndarray:
+    y, x = np.mgrid[:edge, :edge] / edge
+    return np.where(np.hypot(x, y - 0.5) < 0.45, 160, 5).astype(np.uint8)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """The canonical films that would be shown to the classifier."""
+    shown = []
+
+    def answer(bundle, films):
+        shown.extend(films)
+        return pd.DataFrame({"film_id": [film.film_id for film in films]})
+
+    monkeypatch.setattr(prediction, "_classify_with", answer)
+    return shown
+
+
+def test_a_film_is_the_same_to_the_model_as_pgm_and_as_png(prepared):
+    pixels = _half_disc(1024)
+    films = pd.DataFrame({"film_id": ["pgm", "png"], "pixel_spacing_mm": [None, 0.2]})
+    films["image"] = [b64encode(content).decode() for content in (format_pgm(pixels), _png(pixels))]
+    table = predict_with_bundle(BUNDLE, films)
+    assert table["film_id"].tolist() == ["pgm", "png"]
+    np.testing.assert_array_equal(prepared[0].pixels, prepared[1].pixels)
+    assert prepared[0].pixels.shape == (1024, 1024)
+
+
+def test_a_film_of_finer_pixels_is_brought_to_those_of_the_model(prepared):
+    films = pd.DataFrame({"film_id": ["fine"], "pixel_spacing_mm": [0.1]})
+    predict_with_bundle(BUNDLE, films.assign(image=b64encode(format_pgm(_half_disc(1024))).decode()))
+    assert prepared[0].pixels.shape == (512, 512)
+
+
+def test_films_without_spacing_or_with_one_in_another_unit_are_all_named():
+    images = [format_pgm(_half_disc(256)), _png(_half_disc(1024)), *[format_pgm(_half_disc(1024))] * 4]
+    films = pd.DataFrame({"film_id": list("abcdef"), "pixel_spacing_mm": [None, None, 50.0, 0.0, -0.2, np.inf]})
+    with pytest.raises(BadInputError) as caught:
+        predict_with_bundle(BUNDLE, films.assign(image=[b64encode(image).decode() for image in images]))
+    told = caught.value.problems
+    assert [problem[:7] for problem in told] == [f"film {name}:" for name in "abcdef"]
+    assert all("pixel_spacing_mm is missing" in problem for problem in told[:2])
+    assert "would be 51200 mm long" in told[2]
 
 
 def test_two_films_of_one_name_and_no_film_at_all_are_refused():

@@ -2,25 +2,22 @@ import dataclasses
 import json
 import os
 import sys
-import types
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import nn
 
-from mammo_ml import registry
+from mammo_ml import registry, registry_files, signing
 from mammo_ml.errors import BadInputError
-from mammo_ml.models.bundle import BundleConfig, Preprocessing, read_bundle, write_bundle
+from mammo_ml.models.bundle import read_bundle, write_bundle
 from mammo_ml.registry import CandidateFacts, GateParameters, RegistryFacts, decide, format_decision
 from mammo_ml.tracking import Store
+from tests.toy_models import FOLDS, METRICS, NAME, REGISTER, stub_prediction, toy_bundle, toy_world
 
 GATE = GateParameters()
-NAME = "mammo-classifier"
-FOLDS = "a" * 64
 FIGURES = {
     "by_patient.auc_macro": 0.70,
     "by_patient.auc_macro_lo": 0.64,
@@ -142,44 +139,13 @@ def test_a_refusal_shows_every_condition_with_its_figures() -> None:
 
 # ---------------------------------------------------------------------------------------- with a real store, on a toy
 
-METRICS = {"by_patient": {"auc_macro": 0.70, "auc_macro_lo": 0.64, "auc_macro_hi": 0.76, "auc_macro_baseline": 0.5}}
 USELESS = {"by_patient": METRICS["by_patient"] | {"auc_macro_lo": 0.45}}
-REGISTER = {"leak_free": True, "data_valid": True}
-
-
-def toy_network() -> nn.Module:
-    return nn.Linear(1, 3).double()
-
-
-def stub_prediction(bundle: object, frame: pd.DataFrame) -> pd.DataFrame:
-    """Three numbers from the length of the image's text."""
-    network = bundle.load_into(toy_network())
-    sizes = torch.tensor([[float(len(image))] for image in frame["image"]], dtype=torch.float64)
-    numbers = network(sizes).softmax(dim=1).detach().numpy()
-    table = pd.DataFrame(numbers, columns=["p_normal", "p_benign", "p_malignant"])
-    table.insert(0, "film_id", list(frame["film_id"]))
-    return table.assign(seen_in_training=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def stubbed() -> object:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        stub = types.ModuleType("mammo_ml.prediction")
-        stub.predict_with_bundle = stub_prediction
-        patch.setitem(sys.modules, "mammo_ml.prediction", stub)
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with toy_world(tmp_path_factory.mktemp("configuration")):
         yield
-
-
-def toy_bundle(folder: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    config = BundleConfig(
-        kind="classifier", network={}, preprocessing=Preprocessing(), calibration={}, aggregation={"how": "mean"},
-        thresholds={}, dataset="phantom", phantom=True, folds_sha256=FOLDS,
-    )  # fmt: skip
-    films = pd.DataFrame({"film_id": ["a"], "sha256": ["1" * 64]})
-    write_bundle(folder, config, toy_network().state_dict(), films)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -234,14 +200,14 @@ def test_a_reloaded_model_gives_the_same_numbers(workspace: Path) -> None:
     import mlflow
 
     frame = pd.DataFrame({"film_id": ["a", "b"], "image": ["UDUK", "UDUKMSAxCjI1NQoA"]})
-    with registry._fluent(Store(workspace)):
+    with registry_files.fluent(Store(workspace)):
         model = mlflow.pyfunc.load_model(f"models:/{NAME}/1")
         table = model.predict(frame)
     expected = stub_prediction(read_bundle(workspace / "good"), frame)
     columns = ["p_normal", "p_benign", "p_malignant"]
     np.testing.assert_array_equal(table[columns].to_numpy(), expected[columns].to_numpy())
     assert list(table["film_id"]) == ["a", "b"]
-    assert model.metadata.get_input_schema().input_names() == ["film_id", "image"]
+    assert model.metadata.get_input_schema().input_names() == ["film_id", "image", "pixel_spacing_mm"]
 
 
 def test_a_refusal_leaves_the_aliases_and_is_audited(workspace: Path) -> None:
@@ -356,3 +322,87 @@ def test_a_phantom_model_is_not_even_registered_beside_models_of_real_films(tmp_
     with pytest.raises(BadInputError, match="registries of their own"):
         registry.register(real, NAME, METRICS, workspace, leak_free=True, data_valid=True)
     assert aliases(workspace) == before
+
+
+# ---------------------------------------------------------------------------------------------------- whose key signed
+
+
+@pytest.fixture
+def other_key(tmp_path: Path) -> Path:
+    (tmp_path / "other.key").write_text("k" * 64)
+    return tmp_path / "other.key"
+
+
+def test_the_users_key_is_made_once_and_readable_to_no_one_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    signing.ensure_key()
+    path = tmp_path / "mammo_ml" / "signing.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert str(path) in capsys.readouterr().err
+    content = path.read_bytes()
+    signing.ensure_key()
+    assert path.read_bytes() == content
+    assert [file.name for file in path.parent.iterdir()] == ["signing.key"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_key_that_is_named_must_be_there_before_anything_is_registered(
+    tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAMMO_SIGNING_KEY", str(tmp_path / "mistyped.key"))
+    before = len(Store(workspace).client.search_model_versions(f"name = '{NAME}'"))
+    with pytest.raises(BadInputError, match=r"mistyped\.key: No such file"):
+        registry.register(workspace / "good", NAME, USELESS, workspace, **REGISTER)
+    (tmp_path / "mistyped.key").write_text("short")
+    with pytest.raises(BadInputError, match="5 bytes; a key has 32 or more"):
+        registry.register(workspace / "good", NAME, USELESS, workspace, **REGISTER)
+    assert len(Store(workspace).client.search_model_versions(f"name = '{NAME}'")) == before
+
+
+def test_a_version_another_key_signed_is_refused_until_that_key_is_shared(
+    workspace: Path, other_key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = signing.key_path()
+    monkeypatch.setenv("MAMMO_SIGNING_KEY", str(other_key))
+    with pytest.raises(BadInputError, match="made with another key") as caught:
+        registry.load_model(NAME, workspace, 1)
+    assert "name a copy of it with MAMMO_SIGNING_KEY" in str(caught.value)
+    assert "mammo-ml track" in str(caught.value)
+    monkeypatch.setenv("MAMMO_SIGNING_KEY", str(ours))
+    assert registry.load_model(NAME, workspace, 1)[0] == 1
+
+
+def test_a_version_that_cannot_be_used_is_registered_again_and_then_known(
+    tmp_path: Path, workspace: Path, other_key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "mammo-again"
+    assert registry.register(workspace / "good", name, METRICS, workspace, **REGISTER) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAMMO_SIGNING_KEY", str(other_key))
+        assert registry.register(workspace / "good", name, METRICS, workspace, **REGISTER) == 2
+        assert "version 1 has these contents already, but cannot be used" in capsys.readouterr().err
+        assert registry.register(workspace / "good", name, METRICS, workspace, **REGISTER) == 2
+        assert registry.load_model(name, workspace, 2)[0] == 2
+    assert registry.register(workspace / "good", name, METRICS, workspace, **REGISTER) == 1
+
+
+def test_loading_with_mlflow_leaves_a_version_as_it_was_registered(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    with registry_files.fluent(Store(workspace)):
+        mlflow.pyfunc.load_model(f"models:/{NAME}/1")
+    _, folder = registry.bundle_of(NAME, workspace, 1)
+    model = folder.parents[1]
+    assert (model / "registered_model_meta").is_file()
+    assert not list(model.rglob("*.pyc"))
+    (model / "registered_model_meta").write_text("model_name: other")
+    try:
+        with pytest.raises(BadInputError, match="registered_model_meta was added, and not by MLflow"):
+            registry.bundle_of(NAME, workspace, 1)
+    finally:
+        (model / "registered_model_meta").unlink()

@@ -5,7 +5,8 @@ A bundle is a flat folder of four files, and nothing in it is ever unpickled or 
 - weights.safetensors: the network's state dict.
 - config.json: `BundleConfig`: the kind, the network's parameters, preprocessing, calibration, aggregation, thresholds,
   and what the model was made from.
-- training_films.csv: film_id and sha256 of each film the model has seen.
+- training_films.csv: each film the model has seen, and in which step: its own training, or a pre-training of the
+  weights it started from.
 - manifest.json: sha256 of each of the other three; checked at every load.
 
 Same contents, same bytes. The sha256 of manifest.json is the bundle's content hash.
@@ -16,23 +17,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import pandas as pd
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save_file
 
+from mammo_ml.datasets.catalog import Column, names, write_table
 from mammo_ml.errors import BadInputError, raise_if_any
+from mammo_ml.manifest import MANIFEST, verify_manifest, write_manifest
+from mammo_ml.models.weights import Network, load_into, not_finite, read_weights
 from mammo_ml.parameters import Parameters, parse_section
 
-WEIGHTS, CONFIG, TRAINING_FILMS, MANIFEST = "weights.safetensors", "config.json", "training_films.csv", "manifest.json"
+WEIGHTS, CONFIG, TRAINING_FILMS = "weights.safetensors", "config.json", "training_films.csv"
 FILES = (WEIGHTS, CONFIG, TRAINING_FILMS)
 REMEDY = "Restore the folder (`dvc checkout --force`, or the registered version) or run its finalize stage again."
-
-Network = TypeVar("Network", bound=nn.Module)
+STEPS = ("training", "pretraining")
+FILM_COLUMNS = (
+    Column("film_id", "str", "name of the film in its data set"),
+    Column("sha256", "str", "hash of the film file's bytes"),
+    Column("dataset", "str", "name of the data set"),
+    Column("patient_id", "str", "the woman"),
+    Column("step", "str", "what the model learned from it in", STEPS),
+)
 
 
 class Preprocessing(Parameters):
@@ -43,6 +51,15 @@ class Preprocessing(Parameters):
     input_px: int = Field(default=128, ge=32, description="edge of the network's input")
     min_breast_share: float = Field(default=0.0, ge=0, le=1, description="tiles with less breast are not looked at")
     pixel_spacing_mm: float = Field(default=0.2, gt=0, description="edge of a canonical pixel, mm")
+
+
+class Ancestor(Parameters):
+    """Weights that a model, or one of its ancestors, started from."""
+
+    name: str = Field(min_length=1)
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="hash of the bytes of the weights file")
+    dataset: str = Field(min_length=1, description="what these weights were trained on")
+    command: str = Field(min_length=1, description="how they were made")
 
 
 class BundleConfig(Parameters):
@@ -57,6 +74,7 @@ class BundleConfig(Parameters):
     dataset: str = Field(min_length=1)
     phantom: bool = Field(description="made from synthetic films: never for a registry of real ones")
     folds_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="`folds_sha256` of the folds table")
+    ancestry: tuple[Ancestor, ...] = Field(default=(), description="the weights it started from, nearest first")
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ class Bundle:
 
     Attributes:
         weights: state dict.
-        training_films: columns film_id, sha256.
+        training_films: as in `FILM_COLUMNS`, one row per film and step.
         content_sha256: hash of the whole bundle.
     """
 
@@ -78,17 +96,12 @@ class Bundle:
         """Put the weights into a network built from `config.network`, every name and shape equal; set it to eval.
 
         Raises:
-            BadInputError: naming the tensors that are missing, unknown or of another shape.
+            BadInputError: naming the tensors that are missing, unknown, or of another shape or type.
         """
-        try:
-            network.load_state_dict(self.weights, strict=True)
-        except RuntimeError as error:
-            problems = [line.strip() for line in str(error).splitlines()[1:]]
-            raise BadInputError(f"{WEIGHTS} for {type(network).__name__}", problems, REMEDY) from None
-        return network.eval()
+        return load_into(network, self.weights, WEIGHTS)
 
     def seen_in_training(self, film_sha256: str) -> bool:
-        """Tell whether the model has learned from the film with these bytes."""
+        """Tell whether the model, or weights it started from, learned from the film with these bytes."""
         return bool((self.training_films["sha256"] == film_sha256).any())
 
 
@@ -101,20 +114,21 @@ def write_bundle(
         folder: where to.
         config: all but the weights.
         weights: the network's state dict.
-        training_films: columns film_id and sha256 (others are dropped).
+        training_films: `FILM_COLUMNS` (others are dropped), one row per film and step.
 
     Raises:
-        BadInputError: when a weight is not finite, or the folder holds something else.
+        BadInputError: when a weight is not finite, a film's step is unknown, or the folder holds something else.
     """
-    raise_if_any(f"{folder}/{WEIGHTS}", _not_finite(weights), "The training diverged: look at its loss.")
+    raise_if_any(f"{folder}/{WEIGHTS}", not_finite(weights), "The training diverged: look at its loss.")
+    raise_if_any(f"{folder}/{TRAINING_FILMS}", _unknown_steps(training_films), f"Known steps: {', '.join(STEPS)}.")
     folder.mkdir(parents=True, exist_ok=True)
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in (*FILES, MANIFEST))
     raise_if_any(str(folder), [f"{name} does not belong to a bundle" for name in foreign], "Write to an empty folder.")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     _write_json(folder / CONFIG, config.model_dump(mode="json"))
-    films = training_films[["film_id", "sha256"]].sort_values("film_id")
-    films.to_csv(folder / TRAINING_FILMS, index=False, lineterminator="\n")
-    _write_json(folder / MANIFEST, {"sha256": {name: _sha256(folder / name) for name in FILES}})
+    films = training_films[names(FILM_COLUMNS)].sort_values(["step", "dataset", "film_id"])
+    write_table(films, folder / TRAINING_FILMS)
+    write_manifest(folder)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -122,19 +136,36 @@ def read_bundle(folder: Path) -> Bundle:
 
     Raises:
         BadInputError: naming each file that changed, is missing, was added or is a link, the key of config.json that
-            is wrong, or the weight that is not finite.
+            is wrong, the film whose step is unknown, what is wrong with the weights, or the one that is not finite.
     """
     content = verify_bundle(folder)
-    config = parse_section(json.loads((folder / CONFIG).read_text("utf-8")), BundleConfig, str(folder / CONFIG))
+    films = _read_films(folder / TRAINING_FILMS)
+    return Bundle(_read_config(folder / CONFIG), read_weights(folder / WEIGHTS), films, content)
+
+
+def _read_films(path: Path) -> pd.DataFrame:
     try:
-        weights = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise BadInputError(str(folder / WEIGHTS), [f"not a safetensors file: {error}"], REMEDY) from None
-    raise_if_any(str(folder / WEIGHTS), _not_finite(weights), REMEDY)
-    films = pd.read_csv(folder / TRAINING_FILMS, dtype="str")
-    if list(films.columns) != ["film_id", "sha256"]:
-        raise BadInputError(str(folder / TRAINING_FILMS), [f"columns {list(films.columns)}, not film_id, sha256"])
-    return Bundle(config, weights, films, content)
+        # a film may be called "NA"
+        films = pd.read_csv(path, dtype="str", keep_default_na=False)
+    except ValueError as error:
+        raise BadInputError(str(path), [f"not a table: {error}"], REMEDY) from None
+    if list(films.columns) != names(FILM_COLUMNS):
+        raise BadInputError(str(path), [f"columns {list(films.columns)}, expected {names(FILM_COLUMNS)}"], REMEDY)
+    raise_if_any(str(path), _unknown_steps(films), REMEDY)
+    return films
+
+
+def _read_config(path: Path) -> BundleConfig:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(str(path), [f"not JSON: {error}"], REMEDY) from None
+    return parse_section(content, BundleConfig, str(path))
+
+
+def _unknown_steps(films: pd.DataFrame) -> list[str]:
+    bad = films[~films["step"].isin(STEPS)]
+    return [f"film {row.film_id}: step {row.step!r}" for row in bad.itertuples()]
 
 
 def verify_bundle(folder: Path) -> str:
@@ -143,46 +174,14 @@ def verify_bundle(folder: Path) -> str:
     Raises:
         BadInputError: naming each file that changed, is missing, was added or is a link.
     """
-    if not (folder / MANIFEST).is_file():
-        raise BadInputError(f"model folder {folder}", [f"{MANIFEST} is missing"], REMEDY)
-    content = (folder / MANIFEST).read_bytes()
-    try:
-        expected = {str(name): str(sha256) for name, sha256 in json.loads(content)["sha256"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadInputError(f"model folder {folder}", [f"{MANIFEST} is not a list of hashes"], REMEDY) from None
-    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    problems = [f"{name} is not in {MANIFEST}" for name in FILES if name not in expected]
-    problems += [_fault(name, present.get(name), sha256) for name, sha256 in sorted(expected.items())]
-    problems += [f"{name} was added" for name in sorted(present) if name not in (*expected, MANIFEST)]
-    raise_if_any(f"model folder {folder}", filter(None, problems), REMEDY)
-    return hashlib.sha256(content).hexdigest()
+    content = verify_manifest(folder, REMEDY)
+    raise_if_any(str(folder), [f"{name} is missing" for name in FILES if not (folder / name).is_file()], REMEDY)
+    return content
 
 
 def folds_sha256(folds: pd.DataFrame) -> str:
     """Hash of a folds table: that of its CSV, rows in order of the women."""
     return hashlib.sha256(folds.sort_values("patient_id").to_csv(index=False).encode()).hexdigest()
-
-
-def _fault(name: str, path: Path | None, sha256: str) -> str:
-    if path is None:
-        return f"{name} is missing"
-    if path.is_symlink() or not path.is_file():
-        return f"{name} is a link or no file"
-    found = _sha256(path)
-    return "" if found == sha256 else f"{name} was changed: sha256 {found[:12]}…, {MANIFEST} says {sha256[:12]}…"
-
-
-def _not_finite(weights: Mapping[str, torch.Tensor]) -> list[str]:
-    return [
-        f"{name} holds NaN or infinity"
-        for name, tensor in weights.items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_json(path: Path, content: object) -> None:

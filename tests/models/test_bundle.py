@@ -8,6 +8,7 @@ from torch import nn
 
 from mammo_ml.errors import BadInputError
 from mammo_ml.models.bundle import (
+    Ancestor,
     BundleConfig,
     Preprocessing,
     folds_sha256,
@@ -27,7 +28,15 @@ CONFIG = BundleConfig(
     phantom=True,
     folds_sha256="0" * 64,
 )
-FILMS = pd.DataFrame({"film_id": ["b", "a"], "sha256": ["2" * 64, "1" * 64], "label": ["normal", "benign"]})
+FILMS = pd.DataFrame(
+    [
+        ("b", "2" * 64, "phantom", "bertha", "training", "normal"),
+        ("a", "1" * 64, "phantom", "anna", "training", "benign"),
+        ("NA", "3" * 64, "other", "nina", "pretraining", "benign"),
+    ],
+    columns=["film_id", "sha256", "dataset", "patient_id", "step", "label"],
+)
+ANCESTOR = Ancestor(name="mass patches", weights_sha256="4" * 64, dataset="other", command="make pretrain")
 
 
 def toy_network() -> nn.Module:
@@ -54,8 +63,28 @@ def test_a_bundle_read_back_gives_the_same_numbers(folder: Path) -> None:
     assert not network.training
     torch.testing.assert_close(network(picture), toy_network().eval()(picture), rtol=0, atol=0)
     assert bundle.config == CONFIG
+    assert list(bundle.training_films["film_id"]) == ["NA", "a", "b"]
+
+
+def test_a_film_of_any_step_counts_as_seen(folder: Path) -> None:
+    bundle = read_bundle(folder)
     assert bundle.seen_in_training("1" * 64)
-    assert not bundle.seen_in_training("3" * 64)
+    assert bundle.seen_in_training("3" * 64)
+    assert not bundle.seen_in_training("5" * 64)
+
+
+def test_what_a_model_was_made_from_is_kept(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"ancestry": (ANCESTOR,)})
+    write_bundle(tmp_path / "model", config, toy_network().state_dict(), FILMS)
+    assert read_bundle(tmp_path / "model").config.ancestry == (ANCESTOR,)
+    assert CONFIG.ancestry == ()
+
+
+def test_a_film_of_an_unknown_step_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="film a: step 'guessing'"):
+        write_bundle(
+            tmp_path / "model", CONFIG, {}, FILMS.replace({"film_id": {"b": "a"}, "step": {"training": "guessing"}})
+        )
 
 
 def test_the_same_model_is_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -107,7 +136,7 @@ def test_a_manifest_that_lists_no_weights_is_refused(folder: Path) -> None:
     del manifest["sha256"]["weights.safetensors"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "weights.safetensors").unlink()
-    with pytest.raises(BadInputError, match=r"weights\.safetensors is not in manifest"):
+    with pytest.raises(BadInputError, match=r"weights\.safetensors is missing"):
         read_bundle(folder)
 
 
