@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mammo_ml.classifier import to_tensor
 from mammo_ml.cutting import CutSet, targets_of_views
+from mammo_ml.errors import raise_if_any
 from mammo_ml.imaging import boxes as bx
 from mammo_ml.imaging.augmentation import AugmentationParameters, augment
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
@@ -50,6 +51,16 @@ class DetectorTask:
     ) -> None:
         self.model, self._pictures, self._targets, self._names = model, pictures, targets, names
         self._inner, self._augmentation = inner, augmentation
+        # Augmentation drops a box that is not finite in silence, and its lesion would be taught as background.
+        raise_if_any(
+            "boxes to train on",
+            [
+                f"{name}: {box.tolist()}"
+                for name, (boxes, _) in zip(names, targets, strict=True)
+                for box in boxes[~np.isfinite(boxes).all(1)]
+            ],
+            "A box is four finite numbers: run stage `cut` again.",
+        )
         has_lesion = np.array([len(labels) > 0 for _, labels in targets])
         groups = [train[has_lesion[train]], train[~has_lesion[train]]]
         self._groups = [group for group in groups if len(group)]

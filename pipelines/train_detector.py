@@ -1,20 +1,23 @@
 """Train the detector of one fold with its tuned values; the inner part decides when to stop."""
 
 from mammo_ml.cutting import CutSet
-from mammo_ml.datasets.catalog import write_table
+from mammo_ml.datasets.catalog import LABELS, write_table
 from mammo_ml.detector import DetectorRecipe, task_on_cuts
 from mammo_ml.recipe import load_best
 from mammo_ml.splits import read_folds, roles_of
 from mammo_ml.training import save_weights
 from pipelines import stage
-from pipelines.training_stage import train
+from pipelines.training_stage import refuse_one_sided_fold, train
 
 
 def train_detector() -> None:
     paths = stage.arguments(__doc__, "cuts", "folds", "best", "out", fold=True)
     recipe = stage.section("train_detector", DetectorRecipe).with_values(load_best(paths.best))
     cuts = CutSet.load(paths.cuts)
-    roles = roles_of(read_folds(paths.folds), cuts.cuts["patient_id"], paths.fold)
+    folds = read_folds(paths.folds)
+    roles = roles_of(folds, cuts.cuts["patient_id"], paths.fold)
+    of_boxes = roles_of(folds, cuts.boxes["patient_id"], paths.fold)
+    refuse_one_sided_fold(paths.fold, of_boxes, cuts.boxes["severity"], LABELS[1:], "lesion box")
     task = task_on_cuts(recipe, cuts, roles == "train", roles == "inner")
     fitted = train(
         "train_detector", task, recipe, [paths.cuts, paths.folds], fold=paths.fold, protocol="films_by_patient"

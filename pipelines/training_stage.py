@@ -1,8 +1,15 @@
 """What the training stages of both models share: a live run, a bar, checkpoints under `.state/`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from mammo_ml import training
+from mammo_ml.checkpoints import Checkpoints
+from mammo_ml.errors import raise_if_any
 from mammo_ml.recipe import Recipe
 from pipelines import stage
 
@@ -17,11 +24,13 @@ def train(
     protocol: str = "by_patient",
     epochs: int | None = None,
 ) -> training.Fit:
-    """Train with a live run, a progress bar, and a checkpoint after every epoch under `.state/`.
+    """Train with a live run, a progress bar, and checkpoints under `.state/`, within an epoch too.
 
-    A training that was interrupted goes on where it was, as long as its recipe and data are the same.
+    A training that was interrupted goes on where it was, as long as its code, recipe, data and torch are the same; one
+    that had ended is not run again. Either way the run and the bar show it from its first epoch.
     """
-    key = training.state_key(recipe, fold, epochs, *(path for folder in data for path in _files(folder)))
+    files = [path for folder in data for path in _files(folder)]
+    key = stage.state_key(name, torch.__version__, recipe, fold, epochs, *files)
     planned = recipe.training.budget_samples if epochs is None else epochs * recipe.training.epoch_samples
     with (
         stage.run(name, recipe, data, fold, protocol) as record,
@@ -31,12 +40,35 @@ def train(
             task,
             recipe.training,
             epochs=epochs,
-            checkpoints=stage.STATE / name / key,
+            checkpoints=Checkpoints(stage.STATE / name / key, key),
             on_epoch=lambda epoch: record.log_metrics(epoch.figures(), step=epoch.epoch),
             on_step=advance,
         )
         record.log_metrics({"best_epoch": fitted.best_epoch})
     return fitted
+
+
+def refuse_one_sided_fold(
+    fold: int, roles: NDArray[np.str_], labels: Iterable[str], wanted: Iterable[str], what: str
+) -> None:
+    """Stop before a training that would never see one of its classes.
+
+    Args:
+        fold: the test fold.
+        roles: role (N,) of each item in this fold.
+        labels: label (N,) of each item.
+        wanted: the labels the training part must show.
+        what: an item in words, as "patch".
+
+    Raises:
+        BadInputError: naming the fold and every label its training part lacks.
+    """
+    shown = set(np.asarray(list(labels))[roles == "train"])
+    raise_if_any(
+        f"fold {fold}",
+        [f"its training part has no {label} {what}" for label in wanted if label not in shown],
+        "A model would learn to never say it. Add films, or deal the folds anew (section `split` of params.yaml).",
+    )
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,12 +1,14 @@
 """A study starts from the defaults, survives a kill, and repeats itself."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
 
+from mammo_ml import studies
 from mammo_ml.errors import MammoError
 from mammo_ml.tuning import Range, TuningParameters, tune
 
@@ -40,7 +42,7 @@ class Objective:
 
 def test_trial_0_is_the_defaults(tmp_path):
     objective = Objective()
-    _, trials = tune(objective, DEFAULTS, _parameters(3), tmp_path / "new" / "study.db")
+    _, trials = tune(objective, DEFAULTS, _parameters(3), tmp_path / "new" / "study")
     assert objective.asked[0] == (0, DEFAULTS)
     assert [number for number, _ in objective.asked] == [0, 1, 2]
     assert trials["trial"].tolist() == [0, 1, 2]
@@ -49,14 +51,14 @@ def test_trial_0_is_the_defaults(tmp_path):
 
 
 def test_better_values_are_returned(tmp_path):
-    best, trials = tune(Objective(), DEFAULTS, _parameters(6), tmp_path / "study.db")
+    best, trials = tune(Objective(), DEFAULTS, _parameters(6), tmp_path / "study")
     row = trials.iloc[int(trials["value"].argmax())]
     assert row["value"] > trials["value"][0]
     assert best == {"learning_rate": row["learning_rate"], "base": row["base"]}
 
 
 def test_values_that_only_equal_the_defaults_are_not_returned(tmp_path):
-    best, _ = tune(Objective(answers=dict.fromkeys(range(4), 0.5)), DEFAULTS, _parameters(4), tmp_path / "study.db")
+    best, _ = tune(Objective(answers=dict.fromkeys(range(4), 0.5)), DEFAULTS, _parameters(4), tmp_path / "study")
     assert best == DEFAULTS
 
 
@@ -65,11 +67,11 @@ def test_a_study_killed_in_a_trial_runs_it_again_and_equals_one_that_was_not(tmp
     # From the 11th trial on the sampler learns from the finished ones, so the history must be the same too.
     parameters = _parameters(12)
     whole = Objective()
-    expected = tune(whole, DEFAULTS, parameters, tmp_path / "whole.db")
+    expected = tune(whole, DEFAULTS, parameters, tmp_path / "whole")
     first, second = Objective(killed_in=killed_in), Objective()
     with pytest.raises(Killed):
-        tune(first, DEFAULTS, parameters, tmp_path / "killed.db")
-    found = tune(second, DEFAULTS, parameters, tmp_path / "killed.db")
+        tune(first, DEFAULTS, parameters, tmp_path / "killed")
+    found = tune(second, DEFAULTS, parameters, tmp_path / "killed")
     assert second.asked[0] == first.asked[-1]
     assert first.asked[:-1] + second.asked == whole.asked
     assert found[0] == expected[0]
@@ -77,38 +79,81 @@ def test_a_study_killed_in_a_trial_runs_it_again_and_equals_one_that_was_not(tmp
 
 
 def test_a_study_killed_again_and_again_still_ends_as_it_would_have(tmp_path):
-    expected = tune(Objective(), DEFAULTS, _parameters(3), tmp_path / "whole.db")
+    expected = tune(Objective(), DEFAULTS, _parameters(3), tmp_path / "whole")
     for killed_in in (0, 0, 2):
         with pytest.raises(Killed):
-            tune(Objective(killed_in=killed_in), DEFAULTS, _parameters(3), tmp_path / "killed.db")
-    found = tune(Objective(), DEFAULTS, _parameters(3), tmp_path / "killed.db")
+            tune(Objective(killed_in=killed_in), DEFAULTS, _parameters(3), tmp_path / "killed")
+    found = tune(Objective(), DEFAULTS, _parameters(3), tmp_path / "killed")
     pd.testing.assert_frame_equal(found[1], expected[1])
 
 
-@pytest.mark.parametrize("drawn", [0, 1])
-@pytest.mark.parametrize("killed_in", [0, 1])
-def test_a_study_killed_while_values_were_drawn_equals_one_that_was_not(tmp_path, monkeypatch, drawn, killed_in):
-    expected = tune(Objective(), DEFAULTS, _parameters(3), tmp_path / "whole.db")
-    suggest = {"float": optuna.Trial.suggest_float, "categorical": optuna.Trial.suggest_categorical}
-    name = ("float", "categorical")[drawn]  # the order of SPACE
+def test_more_trials_continue_the_study_and_fewer_show_its_first_ones(tmp_path):
+    expected = tune(Objective(), DEFAULTS, _parameters(5), tmp_path / "whole")[1]
+    tune(Objective(), DEFAULTS, _parameters(3), tmp_path / "study")
+    further = Objective()
+    found = tune(further, DEFAULTS, _parameters(5), tmp_path / "study")[1]
+    assert [number for number, _ in further.asked] == [3, 4]
+    pd.testing.assert_frame_equal(found, expected)
+    pd.testing.assert_frame_equal(tune(Objective(), DEFAULTS, _parameters(2), tmp_path / "study")[1], expected[:2])
 
-    def die(self, *arguments, **named):
-        if self.number == killed_in:
-            raise Killed
-        return suggest[name](self, *arguments, **named)
 
-    monkeypatch.setattr(optuna.Trial, f"suggest_{name}", die)
+def test_what_was_finished_before_is_told_once(tmp_path):
     with pytest.raises(Killed):
-        tune(Objective(), DEFAULTS, _parameters(3), tmp_path / "killed.db")
-    monkeypatch.undo()
-    found = tune(Objective(), DEFAULTS, _parameters(3), tmp_path / "killed.db")
-    pd.testing.assert_frame_equal(found[1], expected[1])
+        tune(Objective(killed_in=2), DEFAULTS, _parameters(4), tmp_path / "study")
+    told = []
+    tune(Objective(), DEFAULTS, _parameters(4), tmp_path / "study", on_elsewhere=told.append)
+    assert [trial.trial for trial in told] == [0, 1]
+    assert told[0].value == _score(DEFAULTS)
+
+
+def test_a_study_that_changed_is_set_apart_and_told_what_differs(tmp_path, capsys):
+    def run(key, trials=2, **parts):
+        objective = Objective()
+        tune(objective, DEFAULTS, _parameters(trials), tmp_path, name=f"tune_classifier@0 · {key}", parts=parts)
+        return [number for number, _ in objective.asked], capsys.readouterr().err
+
+    space = {"learning_rate": {"low": 0.0001, "high": 0.1}}
+    assert run("aaaa", space=space, data={"folds.csv": "1f"}) == ([0, 1], "")
+    changed = {"learning_rate": {"low": 0.0003, "high": 0.1}}
+    begun, said = run("bbbb", space=changed, data={"folds.csv": "2e", "films.csv": "3d"})
+    assert begun == [0, 1]
+    assert said.splitlines() == [
+        "tune_classifier@0 · bbbb is a new study. The study 'tune_classifier@0 · aaaa' (2 finished trials) is set "
+        "apart and not continued, because it differs:",
+        "  data films.csv: nothing -> 3d",
+        "  data folds.csv: 1f -> 2e",
+        "  space learning_rate low: 0.0001 -> 0.0003",
+    ]
+    # both are kept, and going back to the first continues it
+    assert run("aaaa", trials=3, space=space, data={"folds.csv": "1f"}) == ([2], "")
+    names = optuna.study.get_all_study_names(f"sqlite:///{tmp_path / 'studies.db'}")
+    assert sorted(names) == ["tune_classifier@0 · aaaa", "tune_classifier@0 · bbbb"]
+
+
+def test_a_trial_given_up_too_early_counts_once_and_the_late_result_is_dropped(tmp_path, capsys):
+    def overtaken(number, values):
+        # a laptop sleeps longer than the grace: meanwhile the other worker has run the trial to its end
+        folder = tmp_path / studies.RECORD
+        one = studies.Finished(number, values, 0.25, "2026-01-01T00:00:00", "2026-01-01T00:01:00", "another-host:1")
+        studies.Record(folder).append({"study": "study", **asdict(one)})
+        return 0.75
+
+    trials = tune(overtaken, DEFAULTS, _parameters(1), tmp_path)[1]
+    assert trials["value"].tolist() == [0.25]
+    assert "trial 0 was finished by another worker" in capsys.readouterr().err
+
+
+def test_another_address_keeps_the_database_elsewhere(tmp_path):
+    address = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    tune(Objective(), DEFAULTS, _parameters(2), tmp_path / "studies", address=address)
+    assert optuna.study.get_all_study_names(address) == ["study"]
+    assert not (tmp_path / "studies" / studies.DATABASE).exists()
 
 
 def test_a_finished_study_is_not_run_again(tmp_path):
-    expected = tune(Objective(), DEFAULTS, _parameters(3), tmp_path / "study.db")
+    expected = tune(Objective(), DEFAULTS, _parameters(3), tmp_path / "study")
     idle = Objective()
-    found = tune(idle, DEFAULTS, _parameters(3), tmp_path / "study.db")
+    found = tune(idle, DEFAULTS, _parameters(3), tmp_path / "study")
     assert idle.asked == []
     pd.testing.assert_frame_equal(found[1], expected[1])
 
@@ -116,7 +161,7 @@ def test_a_finished_study_is_not_run_again(tmp_path):
 @pytest.mark.parametrize("figure", [math.nan, math.inf])
 def test_a_trial_without_a_finite_figure_fails_alone_and_is_not_repeated(tmp_path, figure):
     objective = Objective(answers={0: figure, 2: figure})
-    best, trials = tune(objective, DEFAULTS, _parameters(4), tmp_path / "study.db")
+    best, trials = tune(objective, DEFAULTS, _parameters(4), tmp_path / "study")
     assert [number for number, _ in objective.asked] == [0, 1, 2, 3]
     assert trials["value"].isna().tolist() == [True, False, True, False]
     assert trials["learning_rate"].notna().all()
@@ -125,7 +170,7 @@ def test_a_trial_without_a_finite_figure_fails_alone_and_is_not_repeated(tmp_pat
 
 def test_a_study_without_any_finite_figure_is_an_error(tmp_path):
     with pytest.raises(MammoError, match="no trial gave a finite figure"):
-        tune(Objective(answers={0: math.nan, 1: math.nan}), DEFAULTS, _parameters(2), tmp_path / "study.db")
+        tune(Objective(answers={0: math.nan, 1: math.nan}), DEFAULTS, _parameters(2), tmp_path / "study")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""The tuning stage with two workers: the second one dies, the study does not, and MLflow shows every trial."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from mammo_ml.tracking import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+# A stage whose training only takes its time; `begun` shows the process of every trial.
+STAGE = """
+import os, time
+from pathlib import Path
+from types import SimpleNamespace
+from mammo_ml.classifier import ClassifierRecipe
+from mammo_ml.tuning import TuningParameters
+from pipelines import stage
+from pipelines.tuning_stage import tune
+
+def score(tried, on_step):
+    with open("begun", "a") as file:
+        file.write(f"{os.getpid()} {os.environ.get('MAMMO_WORKER', '')}\\n")
+    time.sleep(float(os.environ["SECONDS"]))
+    on_step(10)
+    return tried.training.learning_rate, SimpleNamespace(best_epoch=1)
+
+def run():
+    tune("tune_classifier", stage.section("tune_classifier", TuningParameters),
+         stage.section("train_classifier", ClassifierRecipe), score, figure="auc_macro", fold=0,
+         data=[Path("data.csv")], files=[Path("data.csv")], out=Path("out"))
+
+if __name__ == "__main__":
+    stage.main(run)
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    params = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("dataset: mini_mias", "dataset: phantom")
+    tuned = "tune_classifier:\n  workers: 2\n  heartbeat_s: 1\n  grace_s: 3\n  trials: 5"
+    params = params.replace("tune_classifier:\n  trials: 3", tuned)
+    assert tuned in params
+    (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
+    (tmp_path / "data.csv").write_text("a\n", encoding="utf-8")
+    (tmp_path / "stage.py").write_text(STAGE, encoding="utf-8")
+    return tmp_path
+
+
+def _start(folder: Path, seconds: float) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SECONDS": str(seconds)}
+    command = [sys.executable, "stage.py"]
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def _helper_at_work(folder: Path) -> int:
+    until = time.monotonic() + 90
+    while time.monotonic() < until:
+        lines = (folder / "begun").read_text().splitlines() if (folder / "begun").exists() else []
+        if found := [int(line.split()[0]) for line in lines if line.endswith(" 1")]:
+            return found[-1]
+        time.sleep(0.05)
+    raise AssertionError("the second worker never began a trial")
+
+
+@pytest.mark.slow
+@pytest.mark.bar("U2")
+def test_u2_a_stage_whose_helper_is_killed_ends_with_every_trial_and_its_record(
+    workspace: Path, record_property: object
+) -> None:
+    stage = _start(workspace, 3.0)
+    os.kill(_helper_at_work(workspace), signal.SIGKILL)
+    said = stage.communicate(timeout=120)[1]
+    assert stage.returncode == 0, said
+    assert "worker 1 ended with -9; the others did its trials" in said
+    assert "it is run again" in said
+    trials = pd.read_csv(workspace / "out" / "trials.csv")
+    assert trials["trial"].tolist() == [0, 1, 2, 3, 4]
+    assert (workspace / "out" / "best.json").exists()
+    store = Store(workspace)
+    runs = store.client.search_runs([store.experiment("phantom")], "tags.`mammo.level` = 'trial'")
+    ended = sorted((run.info.run_name, run.info.status) for run in runs)
+    assert [name for name, status in ended if status == "FINISHED"] == [f"trial {n}" for n in range(5)]
+    assert [status for _, status in ended if status != "FINISHED"] == ["KILLED"]
+    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in runs}
+    assert store.client.get_run(parent).data.tags["mammo.level"] == "stage"
+    record_property("tried", "a stage with 2 workers, the helper killed in its trial")  # type: ignore[operator]
+
+
+@pytest.mark.slow
+@pytest.mark.bar("U2")
+def test_u2_a_helper_dies_with_its_stage_and_the_next_run_goes_on(workspace: Path, record_property: object) -> None:
+    stage = _start(workspace, 30.0)
+    helper = psutil.Process(_helper_at_work(workspace))
+    stage.kill()
+    stage.communicate()
+    psutil.wait_procs([helper], timeout=5)
+    assert not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE
+    again = _start(workspace, 0.0)
+    said = again.communicate(timeout=120)[1]
+    assert again.returncode == 0, said
+    assert pd.read_csv(workspace / "out" / "trials.csv")["trial"].tolist() == [0, 1, 2, 3, 4]
+    record_property("tried", "a stage with 2 workers killed while both are in a trial")  # type: ignore[operator]
