@@ -1,5 +1,6 @@
 """The `mammo-ml` command; each command is a few lines over a library call."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ def _errors_for_people() -> Iterator[None]:
     """Print an error that is made for people without a traceback, and end with 1."""
     try:
         yield
-    except MammoError as error:
+    except (MammoError, OSError) as error:
         typer.secho(f"\n{error}", fg="red", err=True)
         raise typer.Exit(1) from None
 
@@ -50,23 +51,46 @@ def repro(
     """Run the pipeline: real films from MIAS_ARCHIVE or the official address, else phantoms in WORKSPACE."""
     import yaml
 
+    from mammo_ml import pipeline_run
     from mammo_ml import repro as pipeline
 
+    begin = time.monotonic()
     with _errors_for_people():
+        pipeline_run.die_with_make()
         root = Path.cwd()
         pipeline.check_parameters(root)
-        place = root
-        if phantom or not pipeline.films_at_hand(root):
-            place = workspace.resolve()
-            changes = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in set_ or [])}
-            pipeline.make_phantom_workspace(root, place, changes)
-            reason = pipeline.ASKED_FOR if phantom else pipeline.NOT_HERE
-            banner = pipeline.PHANTOM_BANNER.format(reason=reason, workspace=place)
-            typer.secho(banner, fg="yellow", bold=True, err=True)
-        elif set_:
+        on_phantoms = phantom or not pipeline.films_at_hand(root)
+        place = workspace.resolve() if on_phantoms else root
+        if set_ and not on_phantoms:
             raise MammoError("--set is for phantoms; on real films edit params.yaml or use `dvc exp run -S`")
-        pipeline.reproduce(place, targets or [])
+        if on_phantoms:
+            pipeline.check_free(root, place)
+        with pipeline_run.only_run(place):
+            if on_phantoms:
+                changes = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in set_ or [])}
+                pipeline.make_phantom_workspace(root, place, changes)
+                reason = pipeline.ASKED_FOR if phantom else pipeline.NOT_HERE
+                banner = pipeline.PHANTOM_BANNER.format(reason=reason, workspace=place)
+                typer.secho(banner, fg="yellow", bold=True, err=True)
+            pipeline.reproduce(place, targets or [])
+            with _store_errors_for_people():
+                _track(place)
         typer.echo(pipeline.closing_words(place))
+        minutes, seconds = divmod(round(time.monotonic() - begin), 60)
+        typer.echo(f"\nTotal time: {minutes} min {seconds} s")
+
+
+def _track(workspace: Path) -> None:
+    from mammo_ml.track_outputs import track_outputs
+
+    typer.echo(track_outputs(workspace))
+
+
+@app.command()
+def track(workspace: Workspace = Path()) -> None:
+    """Record and register in MLflow what the outputs hold and the store lacks, as after `dvc pull`."""
+    with _store_errors_for_people():
+        _track(workspace.resolve())
 
 
 @app.command()

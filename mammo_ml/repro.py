@@ -2,8 +2,8 @@
 
 import os
 import shutil
-import subprocess
-import sys
+import signal
+from configparser import ConfigParser
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from urllib.request import Request, urlopen
 
 import yaml
 
+from mammo_ml import cache_check, pipeline_run
 from mammo_ml.datasets.mini_mias import DATASET
 from mammo_ml.datasets.mini_mias_archive import OFFICIAL_URL
 from mammo_ml.errors import BadInputError, MammoError, raise_if_any
@@ -100,19 +101,28 @@ def make_phantom_workspace(root: Path, workspace: Path, changes: dict[str, objec
     parameters = read_yaml(root / "params.yaml")
     for key, value in (PHANTOM_CHANGES | (changes or {})).items():
         _set(parameters, key, value)
-    _check_free(root, workspace)
+    check_free(root, workspace)
     workspace.mkdir(parents=True, exist_ok=True)
-    (workspace / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
+    with pipeline_run.whole_file(workspace / "params.yaml") as draft:
+        draft.write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
     for name in CODE:
         # a module that is gone from the project must not live on here
         shutil.rmtree(workspace / name, ignore_errors=True)
         shutil.copytree(root / name, workspace / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy2(root / name, workspace / name)
-    if not (workspace / ".dvc").is_dir():
-        _dvc(["init", "--no-scm", "--quiet"], workspace)
-        shutil.copy2(root / ".dvc" / "config", workspace / ".dvc" / "config")
-        _dvc(["config", "core.no_scm", "true"], workspace)
+    if not (workspace / ".dvc" / "config").is_file():
+        _make_dvc_config(root, workspace)
+
+
+def _make_dvc_config(root: Path, workspace: Path) -> None:
+    """Give the workspace the project's DVC settings, but no git: this file is all that `dvc init` would leave."""
+    config = ConfigParser()
+    config.read(root / ".dvc" / "config", encoding="utf-8")
+    config.read_dict({"core": {"no_scm": "true"}})
+    (workspace / ".dvc").mkdir(exist_ok=True)
+    with pipeline_run.whole_file(workspace / ".dvc" / "config") as draft, draft.open("w", encoding="utf-8") as file:
+        config.write(file)
 
 
 def _set(parameters: dict[str, Any], key: str, value: object) -> None:
@@ -125,37 +135,38 @@ def _set(parameters: dict[str, Any], key: str, value: object) -> None:
     place[last] = value
 
 
-def _check_free(root: Path, workspace: Path) -> None:
+def check_free(root: Path, workspace: Path) -> None:
     """Refuse a folder whose files are not those of a phantom workspace: its code folders are about to be replaced."""
     params = workspace / "params.yaml"
     known = params.is_file() and read_yaml(params).get("dataset") == PHANTOM
-    empty = not workspace.is_dir() or not any(workspace.iterdir())
+    # a run that was killed at once may have left its lock and nothing else
+    left = {path.name for path in workspace.iterdir()} if workspace.is_dir() else set()
+    empty = left <= {pipeline_run.LOCK.parts[0], "params.yaml.draft"}
     if workspace.resolve() == root.resolve() or not (known or empty):
         raise MammoError(f"{workspace} is in use and no phantom workspace. Name an empty or new folder (--workspace).")
 
 
 def reproduce(workspace: Path, targets: list[str], *, force: bool = False) -> None:
-    """Run `dvc repro` in a workspace.
+    """Run `dvc repro` in a workspace, after mending what a killed run left there.
 
     Raises:
-        MammoError: when a stage failed; its own message is on the screen by then.
+        BadInputError: naming every output of an earlier run that is not as dvc.lock says, unnoticed by DVC.
+        MammoError: when a DVC is at work here or a stage failed; its own message is on the screen by then.
+        StoppedError: when a signal ended the run.
     """
-    code = _dvc(["repro", *(["--force"] if force else []), *targets], workspace, check=False)
+    for line in pipeline_run.recover(workspace):
+        print(f"recovered: {line}", flush=True)
+    raise_if_any("outputs of earlier runs", cache_check.damaged_outputs(workspace), cache_check.REMEDY)
+    pipeline_run.keep_good_copy(workspace)
+    code = pipeline_run.run_dvc(["repro", *(["--force"] if force else []), *targets], workspace)
     if code != 0:
+        ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         raise MammoError(
-            f"the pipeline stopped (dvc repro ended with {code}); the stage's message stands above. "
+            f"the pipeline stopped (dvc repro {ended}); where a stage failed, its message stands above."
+            f"{pipeline_run.room_left(workspace)}\n"
             "What was finished is kept: run the same command again to go on."
         )
-
-
-def _dvc(arguments: list[str], folder: Path, check: bool = True) -> int:
-    """Run DVC of this environment, so that stages find this environment's python."""
-    here = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": os.pathsep.join([here, os.environ.get("PATH", "")])}
-    finished = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment, check=False)
-    if check and finished.returncode != 0:
-        raise MammoError(f"dvc {' '.join(arguments)} failed in {folder}")
-    return finished.returncode
+    pipeline_run.keep_good_copy(workspace)
 
 
 def closing_words(workspace: Path) -> str:

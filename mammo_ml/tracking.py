@@ -10,12 +10,14 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +28,26 @@ from mammo_ml.errors import MammoError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PROCESS, STAGE, CONTINUES = "mammo.process", "mammo.stage", "mammo.continues"
+"""Tags: the process that answers for a run, what a stage's run is made from, the killed run a new one continues."""
 FOLDER = ".mlflow"
 """Beside dvc.yaml, ignored by git and never a DVC output: MLflow's database, its artifacts, its lock, the audit."""
+RUNNING = "running"
+"""Folder in it: a file per process, locked as long as that lives."""
 LOCK_TIMEOUT_S = 60
+CODE = ("mammo_ml/", "pipelines/")
+"""Dependencies of a stage below these are its code, the others its data."""
 WRITTEN_BY_STAGES = ("**/dvc.lock", "reports/**")
 """What a pass itself writes does not make its commit dirty."""
 
 
 @dataclass(frozen=True)
 class TrackedData:
-    """A file or folder a stage read, logged as an input of its run; `path` is as in dvc.yaml."""
+    """A file or folder a stage read, logged as an input of its run; `path` is as in dvc.yaml, `md5` as DVC knows it."""
 
     path: Path
     context: str = "input"
+    md5: str | None = None
 
 
 # --------------------------------------------------------------------------------------------------- where the store is
@@ -104,6 +113,7 @@ def quiet_mlflow() -> None:
     os.environ.pop("MLFLOW_RUN_ID", None)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -122,8 +132,30 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (MlflowException, SQLAlchemyError, sqlite3.Error, yaml.YAMLError, OSError)
 
 
+_signs_of_life: dict[tuple[int, Path], Any] = {}
+"""Locks this process holds until it dies, by process id (a forked child makes its own) and workspace."""
+
+
+def _sign_of_life(workspace: Path) -> str:
+    """Name of this process, under which it holds a lock until it dies; call under the store's lock."""
+    from filelock import FileLock
+
+    place = (os.getpid(), workspace.resolve())
+    known = _signs_of_life.get(place)
+    if known is None or not Path(known.lock_file).exists():
+        folder = workspace / FOLDER / RUNNING
+        folder.mkdir(exist_ok=True)
+        sign = FileLock(folder / f"{socket.gethostname()}~{place[0]}~{uuid.uuid4().hex[:8]}")
+        sign.acquire(timeout=0)
+        _signs_of_life[place] = sign
+    return Path(_signs_of_life[place].lock_file).name
+
+
 class Store:
-    """An open store: its MLflow client, and the experiments and parent runs found or made under the lock."""
+    """An open store: its MLflow client, and the experiments and parent runs found or made under the lock.
+
+    Opening it marks the runs of processes that are gone as KILLED, see `mark_killed`.
+    """
 
     def __init__(self, workspace: Path) -> None:
         """Open the store; two processes may start on a file that does not exist yet."""
@@ -133,9 +165,47 @@ class Store:
         self.workspace = workspace
         self.address = store_address(workspace)
         with store_lock(workspace):
-            _write_ahead(_sqlite_file(self.address))
+            _make_database(_sqlite_file(self.address), artifact_address(workspace, self.address))
             self.client = MlflowClient(tracking_uri=self.address, registry_uri=self.address)
             self.client.search_experiments(max_results=1)
+            self.process = _sign_of_life(workspace)
+            self.mark_killed()
+
+    def mark_killed(self) -> None:
+        """Mark the runs of this host's dead processes as KILLED, and their pass where no run of it is left running.
+
+        Each process holds the lock of a file below `.mlflow/running` and tags its runs with the file's name; a lock
+        that can be had belonged to a process that is gone. Figures and files of a killed run stay. Silent runs of
+        another host or workspace in a shared store stay as they are: from here nobody can tell whether they live.
+        """
+        from filelock import FileLock, Timeout
+
+        for sign in sorted((self.workspace / FOLDER / RUNNING).glob(f"{socket.gethostname()}~*")):
+            if sign.name == self.process:
+                continue
+            try:
+                with FileLock(sign, timeout=0):
+                    self._kill_runs_of(sign.name)
+                    sign.unlink()
+            except Timeout:
+                continue
+
+    def _kill_runs_of(self, process: str) -> None:
+        experiments = [found.experiment_id for found in self.client.search_experiments()]
+        dead = self._running(experiments, f"tags.`{PROCESS}` = '{process}'")
+        for run in dead:
+            if run.data.tags.get("mammo.level") != "pass":
+                self.client.set_terminated(run.info.run_id, "KILLED")
+        passes = {run.data.tags.get("mlflow.parentRunId") or run.info.run_id for run in dead}
+        for parent in passes:
+            alive = self._running(experiments, f"tags.`mlflow.parentRunId` = '{parent}'")
+            if not alive and self.client.get_run(parent).info.status == "RUNNING":
+                self.client.set_terminated(parent, "KILLED")
+
+    def _running(self, experiments: list[str], query: str) -> list[Any]:
+        # a process has a handful of runs: a stage, its trials, its pass
+        found = self.client.search_runs(experiments, f"{query} and attributes.status = 'RUNNING'", max_results=1000)
+        return list(found)
 
     def experiment(self, dataset: str) -> str:
         """Id of the data set's experiment, made where it is missing."""
@@ -159,9 +229,34 @@ class Store:
     def new_run(self, experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Start a run below `parent` and return its id."""
         below = {"mlflow.parentRunId": parent} if parent else {}
-        user = {"mlflow.user": user_name()}
-        run = self.client.create_run(experiment, run_name=name, tags={**user, **tags, **below})
+        own = {"mlflow.user": user_name(), PROCESS: self.process}
+        run = self.client.create_run(experiment, run_name=name, tags={**own, **tags, **below})
         return str(run.info.run_id)
+
+    def open_pass(self, experiment: str, a_pass: "Pass") -> "StageRun":
+        """Parent run of the pass, running from now on; this process answers for it."""
+        parent = self.parent_run(experiment, a_pass)
+        self.client.set_tag(parent, PROCESS, self.process)
+        self.client.update_run(parent, status="RUNNING")
+        return StageRun(self, experiment, parent, a_pass.name)
+
+    def open_stage(
+        self, parent: "StageRun", entry: "StageEntry", a_pass: "Pass", tags: Mapping[str, Any]
+    ) -> "StageRun":
+        """New run of a stage and fold below its pass; where the last one was killed, it says which it continues."""
+        all_tags = {key: _text(value) for key, value in tags.items()} | a_pass.tags
+        all_tags |= {"stage": entry.stage, "mammo.level": "stage", STAGE: entry.key}
+        all_tags |= {} if entry.fold is None else {"fold": str(entry.fold)}
+        earlier = self.runs_of(parent.experiment, entry)
+        if earlier and earlier[0].info.status == "KILLED":
+            all_tags[CONTINUES] = earlier[0].info.run_id
+        run_id = self.new_run(parent.experiment, entry.name, all_tags, parent.run_id)
+        return StageRun(self, parent.experiment, run_id, entry.name)
+
+    def runs_of(self, experiment: str, entry: "StageEntry") -> list[Any]:
+        """Return the runs of the same stage, fold, code, parameters and data, in whatever pass; the newest first."""
+        query = f"tags.`{STAGE}` = '{entry.key}' and tags.`mammo.level` = 'stage'"
+        return list(self.client.search_runs([experiment], query, max_results=200, order_by=["start_time DESC"]))
 
 
 def user_name() -> str:
@@ -172,13 +267,25 @@ def user_name() -> str:
         return "unknown"
 
 
-def _write_ahead(database: Path | None) -> None:
-    """Let readers and one writer of a SQLite file work at once; the setting stays in the file."""
+def _make_database(database: Path | None, artifacts: str | None) -> None:
+    """Make a SQLite store whole or not at all; readers and one writer may use it at once.
+
+    The schema is made in a draft: a process killed while MLflow makes it would leave a file that never opens again.
+    """
     if database is None or database.exists():
         return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     database.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(database)) as connection:
+    draft = database.with_name(f"{database.name}.draft")
+    for suffix in ("", "-wal", "-shm"):
+        draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(draft)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
+    SqlAlchemyStore(f"sqlite:///{draft}", artifacts or (database.parent / "artifacts").as_uri()).engine.dispose()
+    with contextlib.closing(sqlite3.connect(draft)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    draft.rename(database)
 
 
 def serve_ui(workspace: Path, port: int) -> None:
@@ -189,7 +296,7 @@ def serve_ui(workspace: Path, port: int) -> None:
     """
     store = Store(workspace)
     if (artifacts := artifact_address(workspace, store.address)) is None:
-        raise MammoError(f"The runs are on a server: open {_without_password(store.address)} in a browser.")
+        raise MammoError(f"The runs are on a server: open {without_password(store.address)} in a browser.")
     # the server starts its workers by name; the address may hold a password, which `ps` must not show
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": path, "MLFLOW_BACKEND_STORE_URI": store.address}
@@ -273,13 +380,21 @@ def _locked_md5(path: Path, folder: Path) -> str | None:
     lock = folder / "dvc.lock"
     if not lock.is_file():
         return None
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    changed = lock.stat()
+    return _locked_outputs(lock, changed.st_mtime_ns, changed.st_size).get(path)
+
+
+@lru_cache(maxsize=1)
+def _locked_outputs(lock: Path, _mtime_ns: int, _size: int) -> dict[Path, str]:
     # Outputs only: the hash of a dependency is brought up to date after its stage, so it may be an earlier run's.
-    for stage in stages.values():
-        for entry in stage.get("outs", []):
-            if Path(entry["path"]) == path and "md5" in entry:
-                return str(entry["md5"])
-    return None
+    entries = (entry for stage in read_stages(lock).values() for entry in stage.get("outs", []))
+    return {Path(entry["path"]): str(entry["md5"]) for entry in entries if "md5" in entry}
+
+
+def read_stages(path: Path) -> dict[str, Any]:
+    """Stages of a dvc.yaml or dvc.lock, by name; none where there is no such file."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return dict(content.get("stages") or {}) if isinstance(content, dict) else {}
 
 
 def computed_md5(path: Path) -> str:
@@ -303,6 +418,72 @@ def _file_md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+@dataclass(frozen=True)
+class StageEntry:
+    """A stage and fold as DVC knows it: its parameters by section, and the md5 of all it depends on, code included.
+
+    Read from dvc.yaml while the stage runs and from dvc.lock afterwards, it is the same.
+    """
+
+    stage: str
+    fold: int | None
+    parameters: Mapping[str, Any]
+    depends: Mapping[str, str]
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for two runs that make the same outputs."""
+        return self._digest_with(self.depends)
+
+    @property
+    def name(self) -> str:
+        """Name of the run; its hash leaves the code out: the same hash means that nothing differed but the code."""
+        return f"{self.label} · {self._digest_with(self.data)[:8]}"
+
+    @property
+    def label(self) -> str:
+        """Stage and fold, as train_classifier@0."""
+        return self.stage if self.fold is None else f"{self.stage}@{self.fold}"
+
+    @property
+    def data(self) -> dict[str, str]:
+        """What it depends on without the code."""
+        return {path: md5 for path, md5 in self.depends.items() if not path.startswith(CODE)}
+
+    def _digest_with(self, depends: Mapping[str, str]) -> str:
+        return _digest(*(_bytes(part) for part in (self.stage, self.fold, self.parameters, depends)))
+
+
+def current_entry(folder: Path, stage: str, fold: int | None) -> StageEntry | None:
+    """Entry of a stage that is at work in `folder`, from dvc.yaml, params.yaml and the files; None if DVC has no such.
+
+    Raises:
+        FileNotFoundError: when something it depends on is not there.
+    """
+    declared = read_stages(folder / "dvc.yaml").get(stage)
+    if declared is None:
+        return None
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    paths = [str(path).replace("${item.fold}", str(fold)) for path in declared.get("deps", [])]
+    return StageEntry(
+        stage,
+        fold,
+        {section: params.get(section) for section in declared.get("params", []) if isinstance(section, str)},
+        {path: data_md5(Path(path), folder) for path in paths},
+    )
+
+
+def locked_entries(folder: Path) -> list[tuple[StageEntry, dict[str, str]]]:
+    """Entries of all stages that are finished, from dvc.lock, each with the md5 of its outputs by their paths."""
+    found = []
+    for name, stage in read_stages(folder / "dvc.lock").items():
+        label, _, fold = str(name).partition("@")
+        depends, outputs = ({e["path"]: e.get("md5", "") for e in stage.get(kind, [])} for kind in ("deps", "outs"))
+        sections = stage.get("params", {}).get("params.yaml", {})
+        found.append((StageEntry(label, int(fold) if fold else None, sections, depends), outputs))
+    return found
+
+
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 
@@ -310,7 +491,7 @@ class StageRun:
     """The run of a stage, of one of its folds, or of a trial; one that lost its store records nothing more."""
 
     def __init__(self, store: Store | None, experiment: str = "", run_id: str | None = None, name: str = "") -> None:
-        self._store, self._experiment, self.name, self.run_id = store, experiment, name, run_id
+        self._store, self.experiment, self.name, self.run_id = store, experiment, name, run_id
         self._lost = store is None or run_id is None
 
     @property
@@ -374,7 +555,7 @@ class StageRun:
             rev = _git(where, "rev-parse", "HEAD") or "no-git"
             inputs = []
             for data in datasets:
-                md5 = data_md5(data.path, where)
+                md5 = data.md5 or data_md5(data.path, where)
                 source = DVCDatasetSource(data.path.as_posix(), md5, rev)
                 entity = MetaDataset(source, name=f"{data.path.as_posix()} @ {rev[:7]}", digest=md5)
                 tags = [InputTag("mlflow.data.context", data.context), InputTag("dvc.rev", rev)]
@@ -395,12 +576,12 @@ class StageRun:
             of_stage = self._store.client.get_run(self.run_id).data.tags
             tags = {key: of_stage[key] for key in ("dataset", "phantom") if key in of_stage}
             name, tags = f"trial {number}", tags | {"mammo.level": "trial", "trial": str(number)}
-            run_id = self._store.new_run(self._experiment, name, tags, self.run_id)
-            run = StageRun(self._store, self._experiment, run_id, name)
+            run_id = self._store.new_run(self.experiment, name, tags, self.run_id)
+            run = StageRun(self._store, self.experiment, run_id, name)
 
         self._try(f"start trial {number}", start)
         run.log_parameters(parameters)
-        with _closing(run):
+        with closing(run):
             yield run
 
     def end(self, status: str) -> None:
@@ -425,7 +606,8 @@ class StageRun:
 
 
 @contextlib.contextmanager
-def _closing(run: StageRun) -> Iterator[None]:
+def closing(run: StageRun) -> Iterator[None]:
+    """End the run as FINISHED, or as FAILED or KILLED where an exception or an interrupt ends the block."""
     try:
         yield
     except BaseException as error:
@@ -450,49 +632,45 @@ def stage_run(
         fold: 0 to 4, None where the stage has none.
         parameters: the stage's section of params.yaml.
         tags: must hold `dataset`; also `phantom` (bool) and `protocol`.
-        datasets: what the stage reads, paths relative to `folder`.
+        datasets: what the stage reads, paths relative to `folder`; where dvc.yaml has the stage, its deps stand there.
         folder: where the stage works; the current folder when None.
 
     A store that cannot be reached is told on stderr and the stage goes on with a run that records nothing.
     """
     where = (folder or Path.cwd()).resolve()
     a_pass = current_pass(where, str(tags["dataset"]))
-    run, parent = StageRun(None), StageRun(None)
+    run, parent, data = StageRun(None), StageRun(None), list(datasets)
     quiet_mlflow()
     try:
         store = Store(workspace_of(where))
-        experiment = store.experiment(a_pass.dataset)
-        parent = StageRun(store, experiment, store.parent_run(experiment, a_pass), a_pass.name)
-        store.client.update_run(parent.run_id, status="RUNNING")
-        key = _digest(*(_bytes(part) for part in (stage, fold, parameters, [_data_key(d, where) for d in datasets])))
-        name = f"{stage}{'' if fold is None else f'@{fold}'} · {key[:8]}"
-        all_tags = {key: _text(value) for key, value in tags.items()} | a_pass.tags
-        all_tags |= {"stage": stage, "mammo.level": "stage", "mammo.stage": key}
-        all_tags |= {} if fold is None else {"fold": str(fold)}
-        run = StageRun(store, experiment, store.new_run(experiment, name, all_tags, parent.run_id), name)
+        parent = store.open_pass(store.experiment(a_pass.dataset), a_pass)
+        entry = current_entry(where, stage, fold)
+        if entry is None:
+            read = {given.path.as_posix(): data_md5(given.path, where) for given in datasets}
+            entry = StageEntry(stage, fold, {stage: parameters}, read)
+        else:
+            data = [TrackedData(Path(path), md5=md5) for path, md5 in entry.data.items()]
+        run = store.open_stage(parent, entry, a_pass, tags)
     except store_errors() as error:
-        _warn(f"stage '{stage}' goes on without a record in {_without_password(store_address(where))}", error)
+        _warn(f"stage '{stage}' goes on without a record in {without_password(store_address(where))}", error)
     run.log_parameters(parameters)
-    run.log_data(datasets, where)
-    with _closing(parent), _closing(run):
+    run.log_data(data, where)
+    with closing(parent), closing(run):
         yield run
-
-
-def _data_key(data: TrackedData, folder: Path) -> list[str]:
-    return [data.path.as_posix(), data_md5(data.path, folder)]
 
 
 def _warn(what: str, error: Exception) -> None:
     reason = " ".join(str(error).split())[:400]
     print(
-        f"WARNING: MLflow: {what}: {type(error).__name__}: {_without_password(reason)}\n"
-        "         The stage's outputs are not touched; its record stays incomplete.",
+        f"WARNING: MLflow: {what}: {type(error).__name__}: {without_password(reason)}\n"
+        "         The stage's outputs are not touched; `mammo-ml track` completes its record once the store works.",
         file=sys.stderr,
         flush=True,
     )
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
+    """Text in which no address shows its password."""
     import re
 
     return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)

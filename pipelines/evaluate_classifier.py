@@ -40,7 +40,7 @@ def evaluate_classifier() -> None:
     write_table(predictions[COLUMNS], paths.out / "predictions.csv")
     _draw(patches, films, paths)
     save_figure(_gallery(patches, patch_set), paths.gallery / "best_and_worst.png")
-    record_and_register("classifier", parameters, metrics, paths)
+    record_and_register("classifier", parameters, paths)
 
 
 def _draw(patches: pd.DataFrame, films: pd.DataFrame, paths: argparse.Namespace) -> None:

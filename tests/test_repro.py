@@ -1,6 +1,9 @@
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,10 @@ from typer.testing import CliRunner
 
 from mammo_ml import repro
 from mammo_ml.cli import app
+from mammo_ml.datasets.mini_mias import DATASET
 from mammo_ml.errors import BadInputError, MammoError
+from mammo_ml.splits import N_FOLDS
+from pipelines import ingest, stage
 
 CopyProject = Callable[[Path], Path]
 
@@ -161,6 +167,123 @@ def test_a_wrong_data_set_or_fold_stops_before_anything_runs(project: Path, befo
         repro.check_parameters(project)
     assert told in str(error.value)
     assert "params.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("dataset: mini_mais\nfolds: [0]\n", "key 'dataset': expected mini_mias or phantom, found 'mini_mais'"),
+        (
+            "dataset: phantom\nfolds: [0, 7]\n",
+            "key 'folds': expected different whole numbers from 0 to 4, found [0, 7]",
+        ),
+        ("dataset: phantom\nfolds: [1, 1]\n", "found [1, 1]"),
+        ("dataset: phantom\nfolds: 3\n", "found 3"),
+        ("dataset: phantom\nfolds: []\n", "found []"),
+        ("folds: [0]\n", "found None"),
+    ],
+)
+def test_a_bare_dvc_repro_checks_data_set_and_folds_in_every_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    for read in (stage.dataset, stage.folds):
+        with pytest.raises(BadInputError, match=re.escape(told)):
+            read()
+    with pytest.raises(SystemExit, match=re.escape(told)):
+        stage.main(lambda: pytest.fail("the stage ran"))
+
+
+def test_stages_know_the_same_data_sets_and_folds_as_the_package() -> None:
+    assert stage.DATASETS == (DATASET, repro.PHANTOM)
+    assert stage.N_FOLDS == N_FOLDS
+
+
+def test_a_workspace_that_a_kill_left_half_made_is_made_whole(project: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    (workspace / ".state").mkdir(parents=True)
+    (workspace / ".state" / "repro.lock").write_text("PID 1 (mammo-ml repro)", encoding="utf-8")
+    (workspace / "params.yaml.draft").write_text("data", encoding="utf-8")
+
+    repro.make_phantom_workspace(project, workspace)
+
+    assert parameters_of(workspace)["dataset"] == "phantom"
+    (workspace / ".dvc" / "config").unlink()
+    repro.make_phantom_workspace(project, workspace)
+    assert "no_scm = true" in (workspace / ".dvc" / "config").read_text(encoding="utf-8")
+    assert not (workspace / "params.yaml.draft").exists()
+
+
+def test_a_repro_tells_what_it_mended_records_the_outputs_and_ends_with_the_total_time(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = project / "build" / "phantom"
+    (workspace / ".dvc" / "tmp").mkdir(parents=True)
+    repro.make_phantom_workspace(project, tmp := project / "build" / "made")
+    shutil.copytree(tmp, workspace, dirs_exist_ok=True)
+    (workspace / ".dvc" / "tmp" / "rwlock").write_text("", encoding="utf-8")
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("mammo_ml.pipeline_run.run_dvc", lambda arguments, folder: print(arguments, folder) or 0)
+    monkeypatch.setattr("mammo_ml.track_outputs.track_outputs", lambda folder: f"tracked {folder}")
+
+    done = CliRunner().invoke(app, ["repro", "--phantom", "ingest"])
+
+    assert done.exit_code == 0, done.output
+    order = [
+        "recovered: removed a broken .dvc/tmp/rwlock",
+        "['repro', 'ingest']",
+        f"tracked {workspace}",
+        "Total time: 0",
+    ]
+    assert sorted(order, key=done.output.index) == order
+    tracked = CliRunner().invoke(app, ["track", "--workspace", str(workspace)])
+    assert tracked.output == f"tracked {workspace}\n"
+
+
+@pytest.mark.parametrize(("code", "told"), [(255, "dvc repro ended with 255"), (-9, "dvc repro was killed by SIGKILL")])
+def test_a_failed_stage_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, told: str
+) -> None:
+    monkeypatch.setattr("mammo_ml.pipeline_run.run_dvc", lambda arguments, folder: code)
+    monkeypatch.setattr("mammo_ml.cache_check.damaged_outputs", lambda folder: [])
+    with pytest.raises(MammoError, match=told) as error:
+        repro.reproduce(tmp_path, [])
+    assert "run the same command again to go on" in str(error.value)
+
+
+def test_an_output_that_was_damaged_unnoticed_stops_the_run_before_any_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr("mammo_ml.pipeline_run.run_dvc", lambda arguments, folder: started.append(arguments) or 0)
+    monkeypatch.setattr("mammo_ml.cache_check.damaged_outputs", lambda folder: ["data/ingest/mdb001.pgm: md5 differs"])
+    with pytest.raises(BadInputError, match=r"mdb001\.pgm: md5 differs") as error:
+        repro.reproduce(tmp_path, [])
+    assert "dvc pull" in str(error.value)
+    assert started == []
+
+
+def test_the_bar_of_the_download_shows_its_share_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def download(source: str | None, cache: Path, report: Callable[[int, int | None], None]) -> Path:
+        for received in (0, 25_000_000, 50_000_000, 100_000_000):
+            report(received, 100_000_000)
+            time.sleep(0.3)
+        return cache
+
+    (tmp_path / "params.yaml").write_text("dataset: mini_mias\nfolds: [0]\ningest: {women: 20}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ingest", "--films", "data/ingest"])
+    monkeypatch.setattr("mammo_ml.datasets.mini_mias_archive.obtain_archive", download)
+    monkeypatch.setattr(
+        "mammo_ml.datasets.mini_mias_archive.unpack", lambda archive, out, known: out.mkdir(parents=True)
+    )
+    ingest.ingest()
+    shown = capsys.readouterr().err
+    assert "100%" in shown
+    assert "100M/100M" in shown
 
 
 def test_outside_the_project_the_message_says_where_to_go(tmp_path: Path) -> None:

@@ -157,6 +157,17 @@ def test_two_processes_that_start_on_a_fresh_store_both_record(tmp_path: Path) -
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    draft = tmp_path / ".mlflow" / "mlflow.db.draft"
+    draft.parent.mkdir()
+    with sqlite3.connect(draft) as half_made:
+        half_made.execute("CREATE TABLE assessments (id INTEGER)")
+    half_made.close()
+    experiment = Store(tmp_path).experiment("phantom")
+    assert Store(tmp_path).client.get_experiment(experiment).name == "phantom"
+    assert not draft.exists()
+
+
 def test_an_unreachable_store_is_told_and_the_stage_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

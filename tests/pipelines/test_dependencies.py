@@ -16,7 +16,9 @@ STAGES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 EXPENSIVE = [name for name in STAGES if name.startswith(("tune_", "train_", "predict_", "leaky_", "finalize_"))]
 # Showing, recording and deciding changes no weight and no prediction.
-CHEAP = re.compile(r"mammo_ml/(figures|registry|cli|tracking|repro|data_docs|data_quality)\.py|mammo_ml/reporting/")
+CHEAP = re.compile(
+    r"mammo_ml/(figures|registry|cli|tracking|track_outputs|repro|data_docs|data_quality)\.py|mammo_ml/reporting/"
+)
 
 
 def script_of(name: str) -> Path:

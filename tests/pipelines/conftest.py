@@ -1,0 +1,66 @@
+"""One small pass of the whole pipeline on phantom films, made once for all modules that look at it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# The least that runs every stage: one trial, one epoch of 32 samples, tiles that do not overlap.
+CHANGES = {
+    "ingest.women": 20,
+    "tune_classifier.trials": 1,
+    "tune_classifier.budget_samples": 32,
+    "train_classifier.training.budget_samples": 32,
+    "train_classifier.training.epoch_samples": 32,
+    "predict_classifier.step_px": 256,
+    "evaluate_classifier.resamples": 100,
+    "tune_detector.trials": 1,
+    "tune_detector.budget_samples": 32,
+    "train_detector.training.budget_samples": 32,
+    "train_detector.training.epoch_samples": 32,
+    "predict_detector.tiles.step_px": 256,
+    "evaluate_detector.resamples": 100,
+}
+
+
+@dataclass(frozen=True)
+class PhantomRun:
+    project: Path
+    workspace: Path
+    said: str
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return run_in(self.workspace, *arguments)
+
+    def changed_stages(self) -> list[str]:
+        """Stages that `dvc status` finds changed, without the fold."""
+        finished = self.command("dvc", "status", "--json")
+        assert finished.returncode == 0, finished.stderr
+        return sorted({name.partition("@")[0] for name in json.loads(finished.stdout)})
+
+    def metrics(self, stage: str) -> dict[str, dict[str, float]]:
+        return dict(json.loads((self.workspace / "reports" / stage / "metrics.json").read_text(encoding="utf-8")))
+
+
+def run_in(folder: Path, *module_and_arguments: str) -> subprocess.CompletedProcess[str]:
+    left_out = ("MIAS_ARCHIVE", "MLFLOW_TRACKING_URI", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    command = [sys.executable, "-m", *module_and_arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path]) -> PhantomRun:
+    project = copy_project(tmp_path_factory.mktemp("phantom") / "project")
+    settings = [word for key, value in CHANGES.items() for word in ("--set", f"{key}={value}")]
+    workspace = project / "build" / "phantom"
+    finished = run_in(project, "mammo_ml.cli", "repro", "--phantom", "--workspace", "build/phantom", *settings)
+    said = finished.stdout + finished.stderr
+    assert finished.returncode == 0, said[-6000:]
+    return PhantomRun(project, workspace, said)
