@@ -3,13 +3,13 @@
 `dvc checkout` restores damaged bytes with exit status 0, and `dvc status` calls them up to date.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mammo_ml.errors import MammoError
+from mammo_ml.tracking import computed_md5
 
 REMEDY = (
     "DVC does not notice this. Delete these files and run `dvc pull`, or `make repro`, which makes them again "
@@ -45,7 +45,7 @@ def _damaged(out: Any, root: Path) -> Iterator[str]:
     if out.hash_info.isdir:
         if not listing.is_file():
             return
-        if _md5(listing) != out.hash_info.value.removesuffix(".dir"):
+        if computed_md5(listing) != out.hash_info.value.removesuffix(".dir"):
             yield f"{_name(listing, root)}: the list of the files of {out} was changed"
             return
         files = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
@@ -55,7 +55,7 @@ def _damaged(out: Any, root: Path) -> Iterator[str]:
     for name, expected in files.items():
         output, cached = Path(out.fs_path) / name, _object(out, expected)
         for path in (output, cached) if unchanged else (cached,):
-            if path.is_file() and (found := _md5(path)) != expected:
+            if path.is_file() and (found := computed_md5(path)) != expected:
                 of = "" if path == output else f" (of {_name(output, root)})"
                 yield f"{_name(path, root)}{of}: md5 {found[:12]}…, dvc.lock says {expected[:12]}…"
 
@@ -66,8 +66,3 @@ def _object(out: Any, md5: str) -> Path:
 
 def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()

@@ -30,6 +30,7 @@ import yaml
 from mammo_ml.errors import BadInputError
 from mammo_ml.manifest import write_manifest
 from pipelines.stage import check_inputs
+from tests.pipelines.least_run import LEAST_RUN
 
 ROOT = Path(__file__).resolve().parents[2]
 Record = Callable[[str, object], None]
@@ -379,23 +380,10 @@ def check_cache(folder: Path) -> None:
 
 # ---------------------------------------------------------------------------------- real stages, each on its own inputs
 
-CHANGES: dict[str, object] = {
+CHANGES = LEAST_RUN | {
     "folds": [0],
-    "ingest.women": 20,
-    "tune_classifier.trials": 1,
-    "tune_classifier.budget_samples": 32,
-    "train_classifier.training.budget_samples": 32,
-    "train_classifier.training.epoch_samples": 32,
     "train_classifier.training.threads": 1,
-    "predict_classifier.step_px": 256,
-    "evaluate_classifier.resamples": 100,
-    "tune_detector.trials": 1,
-    "tune_detector.budget_samples": 32,
-    "train_detector.training.budget_samples": 32,
-    "train_detector.training.epoch_samples": 32,
     "train_detector.training.threads": 1,
-    "predict_detector.tiles.step_px": 256,
-    "evaluate_detector.resamples": 100,
 }
 VALID = json.dumps({"validation": {"valid": 1.0}}) + "\n"
 

@@ -10,22 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# The least that runs every stage: one trial, one epoch of 32 samples, tiles that do not overlap.
-CHANGES = {
-    "ingest.women": 20,
-    "tune_classifier.trials": 1,
-    "tune_classifier.budget_samples": 32,
-    "train_classifier.training.budget_samples": 32,
-    "train_classifier.training.epoch_samples": 32,
-    "predict_classifier.step_px": 256,
-    "evaluate_classifier.resamples": 100,
-    "tune_detector.trials": 1,
-    "tune_detector.budget_samples": 32,
-    "train_detector.training.budget_samples": 32,
-    "train_detector.training.epoch_samples": 32,
-    "predict_detector.tiles.step_px": 256,
-    "evaluate_detector.resamples": 100,
-}
+from tests.pipelines.least_run import LEAST_RUN
 
 
 @dataclass(frozen=True)
@@ -58,7 +43,7 @@ def run_in(folder: Path, *module_and_arguments: str) -> subprocess.CompletedProc
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path]) -> PhantomRun:
     project = copy_project(tmp_path_factory.mktemp("phantom") / "project")
-    settings = [word for key, value in CHANGES.items() for word in ("--set", f"{key}={value}")]
+    settings = [word for key, value in LEAST_RUN.items() for word in ("--set", f"{key}={value}")]
     workspace = project / "build" / "phantom"
     finished = run_in(project, "mammo_ml.cli", "repro", "--phantom", "--workspace", "build/phantom", *settings)
     said = finished.stdout + finished.stderr
