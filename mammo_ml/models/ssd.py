@@ -1,38 +1,34 @@
-"""SSD on a small convolutional base: lesions as boxes, with a loss that learns from lesion-free films too.
+"""SSD (Liu et al. 2016, "SSD: Single Shot MultiBox Detector"): lesions as boxes, learning from lesion-free films too.
 
-The network is torchvision's SSD (Liu et al. 2016, "SSD: Single Shot MultiBox Detector"). What differs: a grey-scale
-base of 1.3 million parameters, default boxes that fit lesions, a minimum of hard negatives per image, and one
-non-maximum suppression for both classes, because two boxes on one lesion are one finding whatever their labels.
+The network is torchvision's SSD on a base of `mammo_ml.models.ssd_bases`. What differs: grey-scale input of one size,
+default boxes that fit lesions, a minimum of hard negatives per image, and one non-maximum suppression for both classes,
+because two boxes on one lesion are one finding whatever their labels.
 
 Boxes are those of `mammo_ml.imaging.boxes`, here as float tensors in pixels of the network's input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou, clip_boxes_to_image, nms
 
-from mammo_ml.errors import BadInputError, raise_if_any
+from mammo_ml.errors import BadInputError, MammoError, raise_if_any
+from mammo_ml.models.ssd_bases import BASES, Base, base_of, build_base
 from mammo_ml.parameters import Parameters
 
-INPUT_SIDE_PX = 128
 CLASSES = ("background", "benign", "malignant")
-IMAGE_MEAN, IMAGE_STD = 0.5, 0.25
-
-# Lesion boxes are squares, but the edge of an image halves some of them: 2:1 where lesions are large enough for that.
-ASPECT_RATIOS: tuple[tuple[int, ...], ...] = ((), (), (2,), (2,))
 CANDIDATES_PER_IMAGE = 200
 """Boxes an image sends into non-maximum suppression (SSD paper, p. 12)."""
-IMAGES_AT_ONCE = 64
-GROUPS = 8
+PIXELS_AT_ONCE = 64 * 128**2
+"""Pixels of the images that are predicted together: bounds the memory."""
 EDGE_TOLERANCE_PX = 1e-3
 """How far float32 rounding may put a box over the edge of its image."""
 
@@ -42,74 +38,56 @@ Scale = Annotated[float, Field(gt=0, le=2)]
 class SsdParameters(Parameters):
     """What the detector is built from."""
 
-    base: Literal["small"] = Field("small", description="the convolutional base")
+    base: Base = Field(default="small", description="the convolutional base; the side of the input follows from it")
     width: int = Field(
-        32, ge=8, le=128, multiple_of=8, description="channels of the base's stem; the rest scale with it"
+        default=32,
+        ge=8,
+        le=128,
+        multiple_of=8,
+        description="channels of `small`'s stem, the rest scale with it, as do the extra layers of `six_layer_cnn`; "
+        "`vgg16` has its own",
     )
-    scales: tuple[Scale, ...] = Field(
-        # Sides of 14, 26, 46, 80 px; with the geometric means between neighbours: 19, 35, 61, 110 px.
-        (14 / 128, 26 / 128, 46 / 128, 80 / 128, 150 / 128),
-        description="sides of the default boxes over the input's side: one per feature map, and one beyond the last",
+    scales: tuple[Scale, ...] | None = Field(
+        default=None,
+        description="sides of the default boxes over the input's side: one per feature map, and one beyond the last; "
+        "null for the base's own",
     )
-    negative_to_positive_ratio: float = Field(3.0, gt=0, description="hard negatives per matched default box")
-    min_negatives: int = Field(8, gt=0, description="hard negatives an image gives at least, also without boxes")
+    negative_to_positive_ratio: float = Field(default=3.0, gt=0, description="hard negatives per matched default box")
+    min_negatives: int = Field(
+        default=8, gt=0, description="hard negatives an image gives at least, also without boxes"
+    )
+
+    @property
+    def input_px(self) -> int:
+        """Side of the images the network sees."""
+        return BASES[self.base].input_px
 
     @model_validator(mode="after")
     def _scales_fit_the_feature_maps(self) -> Self:
-        wanted = len(ASPECT_RATIOS) + 1
-        if len(self.scales) != wanted or any(small >= large for small, large in pairwise(self.scales)):
-            raise ValueError(f"scales must be {wanted} increasing numbers, found {list(self.scales)}")
+        wanted, scales = len(BASES[self.base].scales), self.scales
+        if scales is not None and (len(scales) != wanted or any(small >= large for small, large in pairwise(scales))):
+            raise ValueError(f"base {self.base}: scales must be {wanted} increasing numbers, found {list(scales)}")
         return self
-
-
-class SmallBase(nn.Module):
-    """A plain convolutional base: feature maps of stride 4, 8, 16 and 32 with 2, 3, 5 and 6 times `width` channels.
-
-    A default box of side s is matched wherever a lesion of its size lies when s > 2.7 strides (two equal squares half
-    a stride apart in x and y have IoU 0.5 there), hence stride 4 for lesions of 14 px.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.out_channels = [2 * width, 3 * width, 5 * width, 6 * width]
-        self.stem = _convolution(1, width, kernel=5, stride=2)
-        self.stages = nn.ModuleList(
-            nn.Sequential(_convolution(before, after, stride=2), _convolution(after, after))
-            for before, after in pairwise([width, *self.out_channels])
-        )
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Feature maps of normalised images (N, 1, S, S): (N, C, S/4, S/4) … (N, C, S/32, S/32), finest first."""
-        features = {}
-        x = self.stem(images)
-        for level, stage in enumerate(self.stages):
-            x = stage(x)
-            features[str(level)] = x
-        return features
-
-
-def _convolution(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False),
-        # Not batch norm: its running statistics would be those of lesion-centred cuts, not of the tiles of a film.
-        nn.GroupNorm(GROUPS, channels_out),
-        nn.ReLU(inplace=True),
-    )
 
 
 class LesionSSD(SSD):  # type: ignore[misc]  # torchvision has no types
     """torchvision's SSD for one-channel images of one size, with a loss that images without boxes take part in."""
 
-    def __init__(self, backbone: nn.Module, parameters: SsdParameters, side_px: int = INPUT_SIDE_PX) -> None:
+    def __init__(self, parameters: SsdParameters) -> None:
+        design = BASES[parameters.base]
         super().__init__(
-            backbone,
-            DefaultBoxGenerator([list(ratios) for ratios in ASPECT_RATIOS], scales=list(parameters.scales)),
-            size=(side_px, side_px),
+            build_base(parameters.base, parameters.width),
+            DefaultBoxGenerator(
+                [list(ratios) for ratios in design.aspect_ratios],
+                scales=list(parameters.scales or design.scales),
+                steps=list(design.strides),
+            ),
+            size=(design.input_px, design.input_px),
             num_classes=len(CLASSES),
-            image_mean=[IMAGE_MEAN],
-            image_std=[IMAGE_STD],
+            image_mean=list(design.image_mean),
+            image_std=list(design.image_std),
         )
-        self.side_px = side_px
+        self.base, self.side_px = parameters.base, design.input_px
         self.neg_to_pos_ratio = parameters.negative_to_positive_ratio
         self.min_negatives = parameters.min_negatives
 
@@ -117,11 +95,28 @@ class LesionSSD(SSD):  # type: ignore[misc]  # torchvision has no types
         """Head outputs (N, A, 3) and (N, A, 4) of images (N, 1, S, S) in 0..1, and their default boxes (A, 4) in px.
 
         The same as torchvision's forward pass without its per-image resizing, which an image of the right size
-        does not need.
+        does not need. All float32, also where the network runs in a narrower type (autocast): bfloat16 would move
+        a default box by up to a pixel.
         """
-        features = list(self.backbone((images - IMAGE_MEAN) / IMAGE_STD).values())
-        default_boxes = self.anchor_generator(ImageList(images[:1], [(self.side_px, self.side_px)]), features)[0]
-        return self.head(features), default_boxes
+        statistics = (self.transform.image_mean, self.transform.image_std)
+        # Three means make three channels of a grey image.
+        mean, std = (images.new_tensor(values)[:, None, None] for values in statistics)
+        features = list(self.backbone((images - mean) / std).values())
+        grids = [feature[:1, :1].float() for feature in features]
+        default_boxes = self.anchor_generator(ImageList(images[:1], [(self.side_px, self.side_px)]), grids)[0]
+        return {name: output.float() for name, output in self.head(features).items()}, default_boxes
+
+    def refusal_of(self, weights: Mapping[str, Tensor]) -> str:
+        """Say why weights cannot be this detector's: they are those of another base; "" when they are not."""
+        found = base_of(weights)
+        if found in (self.base, None):
+            return ""
+        return f"weights of base {found}, this network has base {self.base}: set `base: {found}` or give others"
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch, with weights of another base refused by its name (raises BadInputError)."""
+        raise_if_any("weights for the detector", filter(None, [self.refusal_of(state_dict)]))
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def match(self, boxes: Tensor, default_boxes: Tensor) -> Tensor:
         """Index (A,) of the box (G, 4) each default box (A, 4) answers for, -1 for background (SSD paper, p. 5)."""
@@ -182,11 +177,8 @@ def _answers(targets: list[dict[str, Tensor]], matched: Tensor, anchors: list[Te
 
 def build_detector(parameters: SsdParameters) -> LesionSSD:
     """Build a detector with fresh weights, drawn from torch's global random state (seed it for the same weights)."""
-    match parameters.base:
-        case "small":
-            base = SmallBase(parameters.width)
     # Channels last: a third faster in training and prediction on CPU, measured; load_state_dict keeps the layout.
-    detector: LesionSSD = LesionSSD(base, parameters).to(memory_format=torch.channels_last)
+    detector: LesionSSD = LesionSSD(parameters).to(memory_format=torch.channels_last)
     return detector
 
 
@@ -195,7 +187,7 @@ def detection_loss(model: LesionSSD, images: Tensor, boxes: Sequence[Tensor], la
 
     Args:
         model: the detector; in training mode for training, in evaluation mode for the loss of an inner part.
-        images: (N, 1, 128, 128) float in 0..1.
+        images: (N, 1, S, S) float in 0..1, S the detector's `side_px`.
         boxes: for each image its lesions (G, 4) in px of the image, (0, 4) for none.
         labels: for each image its lesions' classes (G,), int64, 1 benign or 2 malignant.
 
@@ -232,7 +224,7 @@ def predict_boxes(
 
     Args:
         model: the detector; it predicts in evaluation mode and is left in the mode it came in.
-        images: (N, 1, 128, 128) float in 0..1.
+        images: (N, 1, S, S) float in 0..1, S the detector's `side_px`.
         max_detections: boxes kept per image.
         nms_iou: of two boxes that overlap more than this, the one of lower score goes.
         score_floor: boxes of this score or less are left out.
@@ -243,15 +235,18 @@ def predict_boxes(
 
     Raises:
         BadInputError: when the images are not as described.
+        MammoError: naming the images for which the network gives numbers that are not finite.
     """
     _check_images(model, images)
+    at_once = max(1, PIXELS_AT_ONCE // model.side_px**2)
     was_training = model.training
     model.eval()
     try:
-        found = []
+        found: list[Detections] = []
         with torch.inference_mode():
-            for start in range(0, len(images), IMAGES_AT_ONCE):
-                head_outputs, default_boxes = model.raw_outputs(images[start : start + IMAGES_AT_ONCE])
+            for start in range(0, len(images), at_once):
+                head_outputs, default_boxes = model.raw_outputs(images[start : start + at_once])
+                _check_outputs(head_outputs, start)
                 probabilities = head_outputs["cls_logits"].softmax(2)
                 for offsets, p in zip(head_outputs["bbox_regression"], probabilities, strict=True):
                     found.append(_suppress(model, offsets, p, default_boxes, max_detections, nms_iou, score_floor))
@@ -285,8 +280,17 @@ def _check_images(model: LesionSSD, images: Tensor) -> None:
         raise BadInputError(
             "images for the detector",
             [f"found {images.dtype} of shape {tuple(images.shape)}"],
-            f"Give float images in 0..1 of shape (N, {', '.join(map(str, wanted))}).",
+            f"Give float images in 0..1 of shape (N, {', '.join(map(str, wanted))}): base {model.base} sees cuts and "
+            f"tiles whose `input_px` is {model.side_px}.",
         )
+
+
+def _check_outputs(head_outputs: dict[str, Tensor], first_image: int) -> None:
+    """Without this, NaN would rank below every floor and read as a film without findings."""
+    finite = torch.stack([output.isfinite().flatten(1).all(1) for output in head_outputs.values()]).all(0)
+    if not finite.all():
+        bad = ", ".join(str(first_image + int(i)) for i in torch.where(~finite)[0])
+        raise MammoError(f"the detector's output is not finite for images {bad}: look at their pixels and its weights")
 
 
 def _check_targets(model: LesionSSD, n_images: int, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
