@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Compiled modules halve the time a stage takes to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup repro phantom test test-all reliability lint format ui promote bench readme deps lock clean
+.PHONY: help setup repro phantom studies starter test test-all reliability lint format ui tuning-ui promote bench readme deps lock clean
 .DEFAULT_GOAL := help
 
 help: ## Explain the targets
@@ -28,6 +28,12 @@ repro: $(READY) ## Run the pipeline: real films (MIAS_ARCHIVE or the official ad
 
 phantom: $(READY) ## Run the pipeline on phantom films in build/phantom, even where the real ones are at hand
 	$(BIN)/mammo-ml repro --phantom
+
+studies: $(READY) ## Run what cannot be small (hours): pre-training on CBIS-DDSM; needs MAMMO_EXTERNAL
+	$(BIN)/dvc repro pipelines/studies/dvc.yaml
+
+starter: $(READY) ## Copy pre-trained weights of the studies into the package: make starter BASES="small"
+	$(BIN)/python -m pipelines.studies.ship_starter $(BASES)
 
 test: $(READY) ## Run the tests that need no root and at most 15 minutes; lists what it left out
 	$(BIN)/pytest -m "not slow"
@@ -50,6 +56,9 @@ format: $(READY) ## Format the code
 
 ui: $(READY) ## Open the MLflow UI; WORKSPACE=build/phantom for the phantoms' one
 	$(BIN)/mammo-ml ui --workspace $(WORKSPACE)
+
+tuning-ui: $(READY) ## Open Optuna's dashboard on the tuning studies; WORKSPACE=build/phantom for the phantoms'
+	$(BIN)/mammo-ml tuning-ui --workspace $(WORKSPACE)
 
 promote: $(READY) ## Show what the gate says of both challengers
 	-$(BIN)/mammo-ml promote mammo-classifier --dry-run --workspace $(WORKSPACE)

@@ -30,10 +30,6 @@ Pictures = NDArray[np.uint8]
 BOX_TABLE = ["cut_id", "film_id", "patient_id", "lesion_id", "severity", *BOX_COLUMNS]
 NAMES = dict.fromkeys(["patch_id", "cut_id", "film_id", "patient_id", "lesion_id"], "str")
 """Columns read as text, or a film named 001 would come back as 1."""
-REMEDY = (
-    "Restore the folder: `dvc checkout --force`. If it still differs, DVC's own copy is damaged: "
-    "delete the folder and run `dvc repro cut`."
-)
 
 
 @dataclass(frozen=True)
@@ -329,7 +325,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _load(folder: Path, name: str, n_views: int) -> tuple[pd.DataFrame, Pictures]:
-    verify_manifest(folder, REMEDY)
+    verify_manifest(folder)
     table, pictures = _read(folder / f"{name}.csv"), np.load(folder / "pictures.npy", allow_pickle=False)
     found, expected = pictures.shape[:2], (len(table), n_views)
     raise_if_any(

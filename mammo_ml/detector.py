@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from mammo_ml.classifier import to_tensor
@@ -14,7 +15,9 @@ from mammo_ml.errors import raise_if_any
 from mammo_ml.imaging import boxes as bx
 from mammo_ml.imaging.augmentation import AugmentationParameters, augment
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
+from mammo_ml.pretrained import Start, resolve
 from mammo_ml.recipe import Recipe
+from mammo_ml.windows import WindowParameters
 
 PREDICTION_BATCH = 64
 Target = tuple[bx.Boxes, NDArray[np.int64]]
@@ -24,6 +27,15 @@ class DetectorRecipe(Recipe):
     """Section `train_detector`."""
 
     network: SsdParameters
+    pretrained: str = Field(description="starter, imagenet, none, or the path of weights (safetensors)")
+
+
+class PretrainingRecipe(Recipe):
+    """Section `pretrain_detector`: windows of whole films in place of cuts."""
+
+    network: SsdParameters
+    windows: WindowParameters
+    inner_women: int = Field(ge=1, description="women kept apart to choose the best epoch by")
 
 
 class DetectorTask:
@@ -98,6 +110,19 @@ class DetectorTask:
         return "cuts " + ", ".join(self._names[index] for index in samples)
 
 
+def new_detector(recipe: DetectorRecipe) -> LesionSSD:
+    """A network to train: fresh weights, which the recipe's seed decides, with those it starts from put over them."""
+    torch.manual_seed(recipe.training.seed)
+    model = build_detector(recipe.network)
+    start_of(recipe).load_into(model)
+    return model
+
+
+def start_of(recipe: DetectorRecipe) -> Start:
+    """The weights a training with this recipe starts from."""
+    return resolve(recipe.pretrained, "detector", recipe.network.base)
+
+
 def task_on_cuts(
     recipe: DetectorRecipe, cuts: CutSet, train: NDArray[np.bool_], inner: NDArray[np.bool_]
 ) -> DetectorTask:
@@ -120,9 +145,8 @@ def task_on_pictures(
 ) -> DetectorTask:
     """A new network and its data, given as indices into the pictures of all views, cut by cut."""
     n_views, edge = cuts.pictures.shape[1], cuts.pictures.shape[2]
-    torch.manual_seed(recipe.training.seed)
     return DetectorTask(
-        build_detector(recipe.network),
+        new_detector(recipe),
         cuts.every_picture,
         targets_of_views(cuts.targets(), edge),
         list(np.repeat(cuts.cuts["cut_id"], n_views)),

@@ -12,7 +12,10 @@ from pathlib import Path
 from mammo_ml.errors import BadInputError, raise_if_any
 
 MANIFEST = "manifest.json"
-REMEDY = "Restore the folder (`dvc checkout --force`, `dvc pull`) or run the stage that made it again."
+REMEDY = (
+    "Restore the folder: `dvc checkout --force`, `dvc pull`. If it still differs, DVC's own copy is damaged: "
+    "`make repro` finds it and says which file of the cache to delete."
+)
 
 
 def write_manifest(folder: Path) -> str:

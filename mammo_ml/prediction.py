@@ -60,12 +60,19 @@ class FilmDetectionParameters(Parameters):
 
 def classify_tiles(model: nn.Module, film: CanonicalFilm, tiles: TileParameters) -> pd.DataFrame:
     """Class probabilities of every tile of a film: film_id, x1 … y2 (film file px), p_normal, p_benign, p_malignant."""
-    windows = breast_tiles(film.mask, tiles)
+    windows = _tiles(film, tiles)
     probabilities = predict_probabilities(model, crop(film.pixels, windows, tiles.input_px))
     table = pd.DataFrame(film.transform.boxes_to_film(windows), columns=BOX_COLUMNS)
     table[PROBABILITY_COLUMNS] = probabilities
     table.insert(0, "film_id", film.film_id)
     return table
+
+
+def _tiles(film: CanonicalFilm, tiles: TileParameters) -> bx.Boxes:
+    try:
+        return breast_tiles(film.mask, tiles)
+    except BadInputError as error:
+        raise BadInputError(f"film {film.film_id}", error.problems, "Choose a smaller window_px.") from None
 
 
 def aggregate(tiles: pd.DataFrame, how: Aggregation) -> pd.DataFrame:
@@ -102,7 +109,7 @@ def detect_on_films(model: LesionSSD, films: Iterable[CanonicalFilm], looking: F
 def _detect_on_film(
     model: LesionSSD, film: CanonicalFilm, tiles: TileParameters, merge: MergeParameters
 ) -> pd.DataFrame:
-    windows = breast_tiles(film.mask, tiles)
+    windows = _tiles(film, tiles)
     found = detect(model, crop(film.pixels, windows, tiles.input_px), merge.nms_iou, merge.max_per_tile)
     on_film = pd.concat(
         [_out_of_window(table, window, tiles.input_px) for table, window in zip(found, windows, strict=True)]

@@ -48,7 +48,7 @@ class Recipe(Parameters):
 
     def _homes(self, keys: Iterable[str]) -> dict[str, str]:
         """Section of each key."""
-        sections = type(self).model_fields
+        sections = [name for name in type(self).model_fields if isinstance(getattr(self, name), Parameters)]
         home = {key: section for section in reversed(sections) for key in type(getattr(self, section)).model_fields}
         unknown = [f"'{key}' is no key of the training section" for key in keys if key not in home]
         raise_if_any("search space", unknown, f"Known: {', '.join(sorted(home))}.")

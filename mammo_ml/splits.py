@@ -32,9 +32,13 @@ class SplitParameters(Parameters):
 
 
 class RandomSplitParameters(Parameters):
-    """A leaky stage's only parameter; its recipe is the honest training's, untuned."""
+    """A leaky stage's parameters; its recipe is the honest training's, untuned, but for `values`."""
 
     seed: int = Field(ge=0, description="seed of the random split")
+    values: dict[str, float | int | str] = Field(
+        default={},
+        description="keys of the training section that differ here: what learns by heart differs from what generalises",
+    )
 
 
 def role_column(fold: int) -> str:

@@ -1,6 +1,6 @@
-"""Which modules each stage imports, directly or not: what `dvc.yaml` must list, for DVC does not follow imports.
+"""Which modules each stage imports, directly or not: what a dvc.yaml must list, for DVC does not follow imports.
 
-`python -m pipelines.dependencies` (or `make deps`) rewrites the code dependencies of every stage of dvc.yaml.
+`python -m pipelines.dependencies` (or `make deps`) rewrites the code dependencies of every stage of both graphs.
 """
 
 import ast
@@ -9,10 +9,20 @@ import sys
 from functools import cache
 from pathlib import Path
 
+GRAPHS = (Path("dvc.yaml"), Path("pipelines/studies/dvc.yaml"))
+ITEM = re.compile(r"\$\{item\.\w+\}")
+"""What DVC replaces by the key of a stage's matrix."""
 PACKAGES = ("mammo_ml", "pipelines")
-EXEMPT = {"mammo_ml/tracking.py", "mammo_ml/track_outputs.py", "mammo_ml/dvc_dataset_source.py"}
+EXEMPT = {
+    "mammo_ml/dvc_dataset_source.py",
+    "mammo_ml/dvc_record.py",
+    "mammo_ml/track_outputs.py",
+    "mammo_ml/tracking.py",
+}
 """Record runs and models; cannot change an output. Editing them re-runs nothing, nor what they alone import."""
-CODE = re.compile(r"^      - (?:mammo_ml|pipelines)/\S+\.(?:py|csv|css)$")
+STARTER = ("mammo_ml/pretrained.py", "mammo_ml/starter")
+"""A module, and the folder of weights it reads."""
+CODE = re.compile(r"^      - (?:(?:mammo_ml|pipelines)/\S+\.(?:py|csv|css)|mammo_ml/starter/\S+)$")
 
 
 def modules_of(script: Path, root: Path) -> list[str]:
@@ -25,8 +35,8 @@ def modules_of(script: Path, root: Path) -> list[str]:
             continue
         seen.add(module)
         waiting += _imports(root, module)
-    empty = {path for path in seen if path.endswith("__init__.py")}
-    return sorted(seen - empty | {data for module in seen for data in _data_files(root, module)})
+    packages = {path for path in seen if path.endswith("__init__.py")}  # what they import counts, they do not
+    return sorted(seen - packages | {data for module in seen for data in _data_files(root, module)})
 
 
 @cache
@@ -46,14 +56,18 @@ def _imports(root: Path, module: str) -> tuple[str, ...]:
 def _path_of(root: Path, name: str) -> str | None:
     if name.split(".")[0] not in PACKAGES:
         return None
-    path = root.joinpath(*name.split(".")).with_suffix(".py")
-    return path.relative_to(root).as_posix() if path.is_file() else None
+    path = root.joinpath(*name.split("."))
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file.relative_to(root).as_posix() for file in files if file.is_file()), None)
 
 
 def _data_files(root: Path, module: str) -> list[str]:
-    """Tables of the package a module reads: those named in its text, `splits.py`'s benchmark folds by their ending."""
+    """Files a module reads: tables named in its text, benchmark folds by their ending, starter weights."""
+    if module == STARTER[0]:
+        files = (root / STARTER[1]).rglob("*")
+        return [path.relative_to(root).as_posix() for path in files if path.is_file()]
     text = (root / module).read_text(encoding="utf-8")
-    tables = (root / "mammo_ml").rglob("*.csv")
+    tables = (root / "mammo_ml" / "datasets").rglob("*.csv")
     return [
         path.relative_to(root).as_posix()
         for path in tables
@@ -77,12 +91,12 @@ def rewrite(dvc_yaml: str, root: Path) -> str:
 
 
 def main() -> None:
-    """Rewrite dvc.yaml in the current folder."""
-    path = Path("dvc.yaml")
-    before = path.read_text(encoding="utf-8")
-    after = rewrite(before, Path.cwd())
-    path.write_text(after, encoding="utf-8")
-    sys.stderr.write("dvc.yaml was complete\n" if before == after else "dvc.yaml: code dependencies rewritten\n")
+    """Rewrite the graphs below the current folder."""
+    for path in GRAPHS:
+        before = path.read_text(encoding="utf-8")
+        after = rewrite(before, Path.cwd())
+        path.write_text(after, encoding="utf-8")
+        sys.stderr.write(f"{path} was complete\n" if before == after else f"{path}: code dependencies rewritten\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pandas as pd
 
 from mammo_ml.cutting import CutSet
 from mammo_ml.datasets.catalog import FILMS, read_table
-from mammo_ml.detector import DetectorRecipe, task_on_cuts
+from mammo_ml.detector import DetectorRecipe, start_of, task_on_cuts
 from mammo_ml.models.bundle import BundleConfig, Preprocessing, folds_sha256, write_bundle
 from mammo_ml.prediction import FilmDetectionParameters
 from mammo_ml.recipe import best_on_average
@@ -25,7 +25,8 @@ def finalize_detector() -> None:
     task = task_on_cuts(recipe, cuts, everything, ~everything)
     train("finalize_detector", task, recipe, [paths.cuts], epochs=epochs, protocol="films_by_patient")
 
-    seen = films[films["film_id"].isin(cuts.cuts["film_id"])]
+    seen = films[films["film_id"].isin(cuts.cuts["film_id"])].assign(step="training")
+    start = start_of(recipe)
     config = BundleConfig(
         kind="detector",
         network=recipe.network.model_dump(mode="json"),
@@ -36,8 +37,9 @@ def finalize_detector() -> None:
         dataset=stage.dataset(),
         phantom=stage.dataset() == stage.PHANTOM,
         folds_sha256=folds_sha256(read_folds(paths.folds)),
+        ancestry=start.ancestry,
     )
-    write_bundle(paths.out, config, task.model.state_dict(), seen.assign(step="training"))
+    write_bundle(paths.out, config, task.model.state_dict(), pd.concat([seen, start.films]))
 
 
 if __name__ == "__main__":

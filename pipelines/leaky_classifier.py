@@ -12,11 +12,11 @@ from pipelines.training_stage import train
 
 def leaky_classifier() -> None:
     paths = stage.arguments(__doc__, "patches", "out")
-    seed = stage.section("leaky_classifier", RandomSplitParameters).seed
-    recipe = stage.section("train_classifier", ClassifierRecipe)
+    split = stage.section("leaky_classifier", RandomSplitParameters)
+    recipe = stage.section("train_classifier", ClassifierRecipe).with_values(split.values)
     patches = PatchSet.load(paths.patches)
     items = patches.items_of_views()
-    roles = split_at_random_leaky(len(items), seed)
+    roles = split_at_random_leaky(len(items), split.seed)
     task = task_on_pictures(recipe, patches, np.flatnonzero(roles == "train"), np.flatnonzero(roles == "validation"))
     train("leaky_classifier", task, recipe, [paths.patches], protocol="patches_at_random_leaky")
     tested = items[roles == "test"].assign(fold="test", unit="patch")

@@ -13,13 +13,13 @@ from pipelines.training_stage import train
 
 def leaky_detector() -> None:
     paths = stage.arguments(__doc__, "films_table", "cuts", "out")
-    seed = stage.section("leaky_detector", RandomSplitParameters).seed
+    split = stage.section("leaky_detector", RandomSplitParameters)
     looking = stage.section("predict_detector", FilmDetectionParameters)
-    recipe = stage.section("train_detector", DetectorRecipe)
+    recipe = stage.section("train_detector", DetectorRecipe).with_values(split.values)
     cuts = CutSet.load(paths.cuts)
     cuts = cuts.only((cuts.cuts["kind"] == "centred").to_numpy())
     items = cuts.items_of_views()
-    roles = split_at_random_leaky(len(items), seed)
+    roles = split_at_random_leaky(len(items), split.seed)
     task = task_on_pictures(recipe, cuts, np.flatnonzero(roles == "train"), np.flatnonzero(roles == "validation"))
     train("leaky_detector", task, recipe, [paths.cuts], protocol="cuts_at_random_leaky")
     films = read_table(paths.films_table, FILMS)

@@ -25,9 +25,8 @@ from tqdm import tqdm
 from mammo_ml import tracking
 from mammo_ml.errors import MammoError, raise_if_any
 from mammo_ml.parameters import Parameters, read_section, read_yaml
-from pipelines.dependencies import modules_of
+from pipelines.dependencies import ITEM, modules_of
 
-PARAMS = Path("params.yaml")
 STATE = Path(".state")
 """What must survive a kill: checkpoints and studies, keyed by all they depend on. Ignored by git, unknown to DVC."""
 PHANTOM = "phantom"
@@ -45,19 +44,34 @@ WRITE_WORDS = re.compile(
 P = TypeVar("P", bound=Parameters)
 
 
-def arguments(description: str | None, *paths: str, fold: bool = False) -> argparse.Namespace:
-    """Paths of the stage, one required option each, and `--fold` where the stage has folds."""
+def arguments(description: str | None, *paths: str, fold: bool = False, base: bool = False) -> argparse.Namespace:
+    """Paths of the stage, one required option each, and `--fold` or `--base` where the stage has folds or bases."""
     parser = argparse.ArgumentParser(description=description)
     if fold:
         parser.add_argument("--fold", type=int, required=True, help="test fold, 0 to 4")
+    if base:
+        parser.add_argument("--base", required=True, help="the detector's convolutional base")
     for name in paths:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True)
+    _add_params(parser)
     return parser.parse_args()
 
 
 def section(name: str, kind: type[P]) -> P:
-    """One section of params.yaml, checked."""
-    return read_section(PARAMS, name, kind)
+    """One section of the parameters, checked."""
+    return read_section(_params(), name, kind)
+
+
+def _params() -> Path:
+    """The file of parameters: that of the graph the stage belongs to."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _add_params(parser)
+    found: Path = parser.parse_known_args()[0].params
+    return found
+
+
+def _add_params(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: params.yaml)")
 
 
 def dataset() -> str:
@@ -72,7 +86,8 @@ def folds() -> list[int]:
 
 def _top_keys() -> dict[str, Any]:
     """The keys of params.yaml that are in no stage's section, checked for whoever runs `dvc repro` itself."""
-    found = read_yaml(PARAMS)
+    path = _params()
+    found = read_yaml(path)
     name, chosen = found.get("dataset"), found.get("folds")
     problems = []
     if name not in DATASETS:
@@ -80,7 +95,7 @@ def _top_keys() -> dict[str, Any]:
     known = isinstance(chosen, list) and all(fold in range(N_FOLDS) for fold in chosen)
     if not known or not chosen or len(set(chosen)) != len(chosen):
         problems.append(f"key 'folds': expected different whole numbers from 0 to {N_FOLDS - 1}, found {chosen!r}")
-    raise_if_any(str(PARAMS), problems)
+    raise_if_any(str(path), problems)
     return {"dataset": name, "folds": chosen}
 
 
@@ -138,14 +153,15 @@ def main(stage: Callable[[], None]) -> None:
 
 def _declared(kind: str) -> list[Path]:
     """Paths of the running stage's `deps` or `outs` (metrics and plots with them) in dvc.yaml; none without a DVC."""
-    name, _, fold = os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")
-    if not name or not Path("dvc.yaml").is_file():
+    name, _, item = os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")
+    graph = _params().with_name("dvc.yaml")
+    if not name or not graph.is_file():
         return []
-    stages = yaml.load(Path("dvc.yaml").read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+    stages = yaml.load(graph.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
     kinds = ("deps",) if kind == "deps" else ("outs", "metrics", "plots")
     entries = [entry for kind in kinds for entry in stages.get(name, {}).get(kind, [])]
     paths = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
-    return [Path(path.replace("${item.fold}", fold)) for path in paths]
+    return [Path(ITEM.sub(item, path)) for path in paths]
 
 
 def check_inputs(paths: list[Path]) -> None:

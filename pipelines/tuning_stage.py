@@ -1,7 +1,6 @@
 """What the tuning stages of both models share: the study under `.state/`, its workers, a live run, a bar, two files."""
 
 import contextlib
-import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from typing import TypeVar
 
 from mammo_ml import tracking, tuning
 from mammo_ml.datasets.catalog import write_table
+from mammo_ml.manifest import file_sha256
 from mammo_ml.parameters import Parameters
 from mammo_ml.recipe import Recipe, Values, save_best
 from mammo_ml.studies import Finished
@@ -122,14 +122,9 @@ def _parts(
     return {
         "space": space,
         "parameters": parameters.what_counts() | {key: each.model_dump(mode="json") for key, each in sections.items()},
-        "data": {path.as_posix(): _sha256(path) for path in files},
-        "code": {path: _sha256(ROOT / path) for path in code},
+        "data": {path.as_posix(): file_sha256(path)[:12] for path in files},
+        "code": {path: file_sha256(ROOT / path)[:12] for path in code},
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def _address() -> str | None:

@@ -1,15 +1,17 @@
-"""Check folds, patches and boxes, and audit every fold for leaks; a failure stops the run before any training."""
+"""Check folds, patches and boxes, audit folds and pre-training for leaks; a failure stops the run before training."""
 
 from mammo_ml import leak_audit
 from mammo_ml.cutting import CutSet, PatchSet
 from mammo_ml.data_quality import validate
+from mammo_ml.datasets.catalog import FILMS, read_table
+from mammo_ml.detector import DetectorRecipe, start_of
 from mammo_ml.evaluation import write_metrics
 from mammo_ml.splits import N_FOLDS, read_folds, roles_of
 from pipelines import stage
 
 
 def validate_cuts() -> None:
-    paths = stage.arguments(__doc__, "folds", "patches", "cuts", "suites", "docs", "out")
+    paths = stage.arguments(__doc__, "films_table", "folds", "patches", "cuts", "suites", "docs", "out")
     folds, patches, cuts = read_folds(paths.folds), PatchSet.load(paths.patches), CutSet.load(paths.cuts)
     tables = {"folds": folds, "patches": patches.patches, "boxes": cuts.boxes}
     report = validate(tables, paths.suites, paths.docs, stage.dataset())
@@ -27,11 +29,19 @@ def validate_cuts() -> None:
         for fold in range(N_FOLDS)
     )
     audit.raise_if_leaking()
+    films = read_table(paths.films_table, FILMS)
+    ancestry = start_of(stage.section("train_detector", DetectorRecipe)).audit(films)
+    ancestry.raise_if_leaking()
     metrics = {
         "validation": {"valid": 1.0, **report.to_metrics()},
-        "leak_audit": {"leak_free": 1.0, **audit.figures},
+        "leak_audit": {"leak_free": 1.0, **audit.figures, **_named(ancestry.figures)},
     }
     write_metrics(metrics, paths.out)
+
+
+def _named(figures: dict[str, float]) -> dict[str, float]:
+    """Figures of the audit of what the detector was pre-trained on."""
+    return {f"pretraining_{name}": value for name, value in figures.items()}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mammo_ml.errors import BadInputError
+from mammo_ml.errors import BadInputError, raise_if_any
 
 LABELS = ("normal", "benign", "malignant")
 """Classes in order of severity; a film's label is the most severe of its lesions."""
@@ -99,7 +99,8 @@ def read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
     """Read films.csv or lesions.csv with the schema's types.
 
     Raises:
-        BadInputError: naming the columns that are missing or unknown, or the value that has the wrong type.
+        BadInputError: naming the columns that are missing or unknown, or the value that has the wrong type; or when
+            there is no film.
     """
     found = list(pd.read_csv(path, nrows=0).columns)
     if found != names(columns):
@@ -108,9 +109,12 @@ def read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
         problem = f"columns missing: {missing}; unknown: {unknown}; expected, in order: {names(columns)}"
         raise BadInputError(str(path), [problem])
     try:
-        return pd.read_csv(path, dtype=dtypes(columns))
+        # A film may be called "NA": nothing but an empty field is a missing value.
+        table = pd.read_csv(path, dtype=dtypes(columns), keep_default_na=False, na_values=[""])
     except ValueError as error:
         raise BadInputError(str(path), [f"a value does not have its column's type: {error}"]) from None
+    raise_if_any(str(path), ["it lists no film"] if columns is FILMS and table.empty else [])
+    return table
 
 
 def rows(table: pd.DataFrame) -> Iterator[Any]:

@@ -96,6 +96,9 @@ class AugmentationParameters(Parameters):
         le=1,
         description="0 changes nothing; 1 moves by 10 %, scales by 0.9 to 1.1, brightness and contrast by 20 %",
     )
+    symmetries: bool = Field(
+        False, description="show each image in one of the eight ways to turn and mirror it, a new one every time"
+    )
 
 
 class Augmented(NamedTuple):
@@ -109,14 +112,14 @@ class Augmented(NamedTuple):
 def augment(
     images: Tensor, boxes: Sequence[Tensor] | None, generator: torch.Generator, parameters: AugmentationParameters
 ) -> Augmented:
-    """Scale, move, and change brightness and contrast of each image by itself; its boxes move along.
+    """Turn, mirror, scale, move, and change brightness and contrast of each image by itself; its boxes move along.
 
     What comes in at the edges is the image mirrored, as black would be a sign that the image was changed. A box is
     clipped to the image, and dropped when less than 2 px of it stay inside, so an image's boxes can become (0, 4):
     take its labels as `labels[kept]`.
 
     Args:
-        images: (N, 1, H, W) float in 0..1.
+        images: (N, 1, H, W) float in 0..1; square where they are to be turned.
         boxes: for each image its boxes (G, 4) in px, or None when there are none to move along.
         generator: a CPU generator; the draws do not depend on the boxes.
         parameters: how strong the changes are.
@@ -124,14 +127,32 @@ def augment(
     Raises:
         BadInputError: when the images or boxes are not as described.
     """
-    _check(images, boxes)
+    _check(images, boxes, parameters)
     draws = (2 * torch.rand(len(images), 5, generator=generator) - 1) * parameters.strength
+    if parameters.symmetries:
+        images, boxes = _turned(images, boxes, torch.randint(8, (len(images),), generator=generator).tolist())
     changed = images.clone() if parameters.strength == 0 else _change_images(images, draws)
     if boxes is None:
         return Augmented(changed, None, None)
     canvas = (images.shape[2], images.shape[3])
     moved = [_move_boxes(b, canvas, draw) for b, draw in zip(boxes, draws.tolist(), strict=True)]
     return Augmented(changed, [b for b, _ in moved], [k for _, k in moved])
+
+
+def _turned(images: Tensor, boxes: Sequence[Tensor] | None, ways: list[int]) -> tuple[Tensor, Sequence[Tensor] | None]:
+    """Images and boxes, each in one of eight ways: quarter turns, and from 4 on mirrored after them."""
+    side = images.shape[-1]
+    turned = [torch.rot90(image, way % 4, (1, 2)) for image, way in zip(images, ways, strict=True)]
+    shown = [image.flip(2) if way >= 4 else image for image, way in zip(turned, ways, strict=True)]
+    if boxes is None:
+        return torch.stack(shown), None
+    moved = []
+    for own, way in zip(boxes, ways, strict=True):
+        found = own.double().numpy()
+        for _ in range(way % 4):
+            found = rotate_90(found, side)
+        moved.append(torch.from_numpy(flip_horizontal(found, side) if way >= 4 else found).to(own))
+    return torch.stack(shown), moved
 
 
 def _change_images(images: Tensor, draws: Tensor) -> Tensor:
@@ -170,12 +191,14 @@ def _affine(subject: Any, canvas: tuple[int, int], draw: list[float]) -> Any:
     )
 
 
-def _check(images: Tensor, boxes: Sequence[Tensor] | None) -> None:
+def _check(images: Tensor, boxes: Sequence[Tensor] | None, parameters: AugmentationParameters) -> None:
     what = "images to augment"
     if images.ndim != 4 or images.shape[1] != 1 or not images.is_floating_point():
         raise BadInputError(
             what, [f"found {images.dtype} of shape {tuple(images.shape)}"], "Give float (N, 1, H, W) in 0..1."
         )
+    if parameters.symmetries and images.shape[2] != images.shape[3]:
+        raise BadInputError(what, [f"{images.shape[3]} x {images.shape[2]} px cannot be turned: they are not square"])
     if boxes is None:
         return
     if len(boxes) != len(images):

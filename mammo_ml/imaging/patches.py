@@ -88,11 +88,12 @@ def breast_shares(mask: NDArray[np.bool_], windows: bx.Boxes) -> NDArray[np.floa
 
 
 def crop(pixels: NDArray[np.uint8], windows: bx.Boxes, input_px: int) -> NDArray[np.uint8]:
-    """Pictures (N, input_px, input_px) of the windows (N, 4), resized by averaging areas."""
+    """Pictures (N, input_px, input_px) of the windows (N, 4), made smaller by averaging areas, larger bilinearly."""
     pictures = np.empty((len(windows), input_px, input_px), dtype=np.uint8)
     for n, (x1, y1, x2, y2) in enumerate(windows.astype(int)):
         window = Image.fromarray(pixels[y1:y2, x1:x2])
-        pictures[n] = np.asarray(window.resize((input_px, input_px), Image.Resampling.BOX))
+        way = Image.Resampling.BOX if input_px <= x2 - x1 else Image.Resampling.BILINEAR
+        pictures[n] = np.asarray(window.resize((input_px, input_px), way))
     return pictures
 
 

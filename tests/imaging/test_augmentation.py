@@ -198,3 +198,24 @@ def test_wrong_images_and_boxes_are_refused():
         augment(torch.zeros(2, 1, 8, 8), [torch.zeros(0, 4)], generator(), FULL)
     with pytest.raises(BadInputError, match="image 1: boxes of shape"):
         augment(torch.zeros(2, 1, 8, 8), [torch.zeros(0, 4), torch.zeros(0)], generator(), FULL)
+
+
+def test_symmetries_show_each_image_in_all_eight_ways_and_the_boxes_follow():
+    spot = torch.zeros(1, 16, 16)
+    spot[0, 2:5, 1:8] = 1.0
+    box = torch.tensor([[1.0, 2.0, 8.0, 5.0]])
+    parameters = AugmentationParameters(strength=0.0, symmetries=True)
+    images, boxes, kept = augment(spot.expand(64, 1, 16, 16), [box] * 64, generator(), parameters)
+    assert boxes is not None
+    assert kept is not None
+    assert len({image.numpy().tobytes() for image in images}) == 8
+    for image, moved, left in zip(images, boxes, kept, strict=True):
+        rows, columns = torch.where(image[0] > 0)
+        found = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+        assert moved.tolist() == [found]
+        assert left.tolist() == [True]
+
+
+def test_images_that_are_not_square_are_not_turned():
+    with pytest.raises(BadInputError, match="16 x 8 px cannot be turned"):
+        augment(torch.rand(1, 1, 8, 16), None, generator(), AugmentationParameters(symmetries=True))

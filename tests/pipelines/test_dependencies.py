@@ -8,16 +8,21 @@ import pytest
 import yaml
 
 from pipelines import stage as stage_module
-from pipelines.dependencies import CODE, modules_of, rewrite
+from pipelines.dependencies import CODE, GRAPHS, ITEM, modules_of, rewrite
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
-STAGES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["stages"]
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-EXPENSIVE = [name for name in STAGES if name.startswith(("tune_", "train_", "predict_", "leaky_", "finalize_"))]
+TEXTS = {graph: (ROOT / graph).read_text(encoding="utf-8") for graph in GRAPHS}
+TEXT = TEXTS[GRAPHS[0]]
+STAGES: dict[str, dict[str, Any]] = {
+    name: declared | {"graph": graph}
+    for graph, text in TEXTS.items()
+    for name, declared in yaml.safe_load(text)["stages"].items()
+}
+TRAINING = ("tune_", "train_", "predict_", "leaky_", "finalize_")
+EXPENSIVE = [name for name in STAGES if name.startswith((*TRAINING, "pretrain_"))]
 # Showing, recording and deciding changes no weight and no prediction.
 CHEAP = re.compile(
-    r"mammo_ml/(figures|registry|cli|tracking|track_outputs|repro|data_docs|data_quality)\.py|mammo_ml/reporting/"
+    r"mammo_ml/(figures|cli|tracking|track_outputs|repro|data_docs|data_quality)\.py|mammo_ml/(registry|reporting)/"
 )
 
 
@@ -26,7 +31,20 @@ def script_of(name: str) -> Path:
 
 
 def command_of(name: str) -> list[str]:
-    return str(STAGES[name]["cmd"]).replace("${item.fold}", "0").split()
+    return ITEM.sub("0", str(STAGES[name]["cmd"])).split()
+
+
+def params_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / STAGES[name]["graph"].with_name("params.yaml")).read_text("utf-8"))
+    return found
+
+
+def declared_sections(name: str) -> set[str]:
+    """Sections of the graph's own parameters; another graph than the project's has to name the file."""
+    sections = set()
+    for entry in STAGES[name].get("params", []):
+        sections |= {entry} if isinstance(entry, str) else set(*entry.values())
+    return sections
 
 
 def outputs_of(name: str) -> list[str]:
@@ -38,8 +56,10 @@ def is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 
-def test_every_stage_depends_on_every_module_its_script_imports() -> None:
-    assert rewrite(TEXT, ROOT) == TEXT, "dvc.yaml misses what a stage imports, or lists what it does not: `make deps`"
+@pytest.mark.parametrize("graph", GRAPHS, ids=str)
+def test_every_stage_depends_on_every_module_its_script_imports(graph: Path) -> None:
+    text = TEXTS[graph]
+    assert rewrite(text, ROOT) == text, f"{graph} misses what a stage imports, or lists what it does not: `make deps`"
 
 
 def test_a_new_import_two_modules_away_would_be_noticed(tmp_path: Path) -> None:
@@ -47,15 +67,15 @@ def test_a_new_import_two_modules_away_would_be_noticed(tmp_path: Path) -> None:
         "pipelines/split.py": "from mammo_ml.near import x\n",
         "mammo_ml/near.py": "def f():\n    from mammo_ml import far\n",
         "mammo_ml/far.py": "TABLE = 'known.csv'\n",
-        "mammo_ml/known.csv": "a\n",
-        "mammo_ml/other.csv": "a\n",
+        "mammo_ml/datasets/known.csv": "a\n",
+        "mammo_ml/datasets/other.csv": "a\n",
     }.items():
-        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
 
     found = modules_of(tmp_path / "pipelines" / "split.py", tmp_path)
 
-    assert found == ["mammo_ml/far.py", "mammo_ml/known.csv", "mammo_ml/near.py", "pipelines/split.py"]
+    assert found == ["mammo_ml/datasets/known.csv", "mammo_ml/far.py", "mammo_ml/near.py", "pipelines/split.py"]
 
 
 def test_a_dependency_struck_out_by_hand_is_put_back() -> None:
@@ -71,8 +91,8 @@ def test_editing_pictures_reports_registry_commands_or_tracker_reruns_no_trainin
 
 
 def test_both_models_have_every_kind_of_training_stage() -> None:
-    kinds = ("tune", "train", "predict", "leaky", "finalize")
-    assert sorted(EXPENSIVE) == sorted(f"{kind}_{model}" for kind in kinds for model in ("classifier", "detector"))
+    of_folds = [name for name in EXPENSIVE if name.startswith(TRAINING)]
+    assert sorted(of_folds) == sorted(f"{kind}{model}" for kind in TRAINING for model in ("classifier", "detector"))
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -86,12 +106,12 @@ def test_a_stage_declares_every_section_of_the_parameters_it_reads(name: str) ->
     text = script_of(name).read_text(encoding="utf-8")
     read = set(re.findall(r'stage\.section\("(\w+)"', text))
     read |= {key for key in ("dataset", "folds") if f"stage.{key}()" in text}
-    declared = set(STAGES[name].get("params", []))
+    declared, known = declared_sections(name), set(params_of(name))
 
     assert read - declared == set(), "DVC would not re-run the stage when these change"
-    assert declared - set(PARAMS) == set(), "params.yaml lacks these sections"
+    assert declared - known == set(), "params.yaml lacks these sections"
     # A stage named after a section reads it.
-    assert name not in PARAMS or name in declared
+    assert name not in known or name in declared
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -111,14 +131,24 @@ def test_the_script_takes_exactly_the_options_its_command_gives(name: str, monke
         getattr(module, name)()
 
     options = [word.removeprefix("--").replace("-", "_") for word in command_of(name)[3:] if word.startswith("--")]
-    assert sorted(parsed.value.args[0]) == sorted(options)
+    assert sorted({*options, "params"}) == sorted(parsed.value.args[0])
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_reads_the_parameters_of_its_own_graph(name: str) -> None:
+    words, own = command_of(name), STAGES[name]["graph"].with_name("params.yaml").as_posix()
+    given = words[words.index("--params") + 1] if "--params" in words else "params.yaml"
+    assert given == own
+    files = {file for entry in STAGES[name].get("params", []) if isinstance(entry, dict) for file in entry}
+    assert files <= {own}
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_every_path_of_a_command_is_a_declared_dependency_or_output(name: str) -> None:
-    deps = [dep.replace("${item.fold}", "0") for dep in STAGES[name]["deps"]]
-    outs = [out.replace("${item.fold}", "0") for out in outputs_of(name)]
-    paths = [word for word in command_of(name)[3:] if "/" in word or word in ("expectations", "reports")]
+    deps = [ITEM.sub("0", dep) for dep in STAGES[name]["deps"]]
+    outs = [ITEM.sub("0", out) for out in outputs_of(name)]
+    words = [word for word in command_of(name)[3:] if "/" in word or word in ("expectations", "reports")]
+    paths = [word for word in words if not word.endswith("params.yaml")]
 
     # A folder whose single files are declared counts, and so does a file in a declared folder.
     undeclared = [path for path in paths if not any(is_in(path, one) or is_in(one, path) for one in deps + outs)]

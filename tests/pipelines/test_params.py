@@ -11,7 +11,7 @@ import yaml
 
 from mammo_ml.classifier import ClassifierRecipe
 from mammo_ml.datasets.phantom import PhantomParameters
-from mammo_ml.detector import DetectorRecipe
+from mammo_ml.detector import DetectorRecipe, PretrainingRecipe
 from mammo_ml.errors import BadInputError
 from mammo_ml.evaluation import EvaluateParameters
 from mammo_ml.imaging.patches import CutParameters, TileParameters
@@ -22,7 +22,10 @@ from mammo_ml.splits import RandomSplitParameters, SplitParameters
 from mammo_ml.tuning import TuningParameters
 
 ROOT = Path(__file__).resolve().parents[2]
-PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+FILES = (ROOT / "params.yaml", ROOT / "pipelines" / "studies" / "params.yaml")
+OWN, OF_STUDIES = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in FILES)
+# A section of both files is read with one class.
+PARAMS: dict[str, Any] = OF_STUDIES | OWN
 # For each section: its class, a key of it, and a value out of that key's range.
 SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
     "ingest": (PhantomParameters, "women", 3),
@@ -38,6 +41,7 @@ SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
     "predict_detector": (FilmDetectionParameters, "merge.nms_iou", 1.0),
     "leaky_detector": (RandomSplitParameters, "seed", -1),
     "evaluate_detector": (EvaluateParameters, "resamples", "many"),
+    "pretrain_detector": (PretrainingRecipe, "windows.max_offset", 0.6),
     "gate": (GateParameters, "classifier", "auc macro"),
 }
 
@@ -66,9 +70,17 @@ def test_the_stages_read_their_sections_with_these_classes() -> None:
     assert found == {section: kind.__name__ for section, (kind, _, _) in SECTIONS.items()}
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_the_committed_section_is_accepted(section: str) -> None:
-    assert isinstance(read_section(ROOT / "params.yaml", section, SECTIONS[section][0]), Parameters)
+@pytest.mark.parametrize(
+    ("path", "section"),
+    [
+        (path, section)
+        for path, own in zip(FILES, (OWN, OF_STUDIES), strict=True)
+        for section in SECTIONS
+        if section in own
+    ],
+)
+def test_the_committed_section_is_accepted(path: Path, section: str) -> None:
+    assert isinstance(read_section(path, section, SECTIONS[section][0]), Parameters)
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -20,7 +20,7 @@ CODE = {
     "pipelines/train_y.py": "from mammo_ml import near\n",
     "mammo_ml/near.py": "def f():\n    from mammo_ml import far\n",
     "mammo_ml/far.py": "TABLE = 'known.csv'\n",
-    "mammo_ml/known.csv": "a\n",
+    "mammo_ml/datasets/known.csv": "a\n",
     "mammo_ml/unrelated.py": "a = 1\n",
     "mammo_ml/tracking.py": "a = 1\n",
 }
@@ -30,7 +30,7 @@ CODE = {
 def project(tmp_path, monkeypatch):
     """A small project in which the module of stages stands."""
     for name, text in CODE.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.setattr(stage, "__file__", str(tmp_path / "pipelines" / "stage.py"))
     return tmp_path
@@ -66,7 +66,9 @@ def test_the_key_changes_with_the_bytes_of_data_not_with_their_place(project):
     assert key(project, project / "a", project / "c") != key(project, project / "c", project / "a")
 
 
-@pytest.mark.parametrize("name", ["pipelines/train_x.py", "mammo_ml/near.py", "mammo_ml/far.py", "mammo_ml/known.csv"])
+@pytest.mark.parametrize(
+    "name", ["pipelines/train_x.py", "mammo_ml/near.py", "mammo_ml/far.py", "mammo_ml/datasets/known.csv"]
+)
 def test_the_key_changes_with_code_however_far_away_it_is_imported(project, name):
     before = key(project)
     (project / name).write_text(CODE[name] + "# changed\n")

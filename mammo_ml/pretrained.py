@@ -1,0 +1,126 @@
+"""The weights a training starts from: those shipped with the package, ImageNet's, a folder of one's own, or none.
+
+A folder of starting weights holds weights.safetensors, films.csv (film_id, sha256, dataset, patient_id of every film
+these weights learned from or were chosen on) and provenance.json (`mammo_ml.models.bundle.Ancestor`). Weights that do
+not say what they learned from are refused: nobody could tell whether they know the films a model is tested on.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+
+from mammo_ml.errors import BadInputError, MammoError
+from mammo_ml.leak_audit import Audit, audit_ancestry
+from mammo_ml.manifest import file_sha256
+from mammo_ml.models.bundle import Ancestor
+from mammo_ml.models.ssd import LesionSSD
+from mammo_ml.models.ssd_bases import imagenet_state
+from mammo_ml.models.weights import load_into, read_weights
+from mammo_ml.parameters import parse_section
+
+STARTER_FOLDER = Path(__file__).parent / "starter"
+STARTER, IMAGENET, NONE = "starter", "imagenet", "none"
+WEIGHTS, FILMS, PROVENANCE = "weights.safetensors", "films.csv", "provenance.json"
+LARGEST_BYTES = 6_000_000
+"""What one starter may add to the repository."""
+FILM_COLUMNS = ["film_id", "sha256", "dataset", "patient_id"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights to start from, where they come from, and the films they know: columns of `FILM_COLUMNS`, step."""
+
+    weights: dict[str, Tensor] | None
+    ancestry: tuple[Ancestor, ...]
+    films: pd.DataFrame
+
+    def load_into(self, model: LesionSSD) -> None:
+        """Put the weights into a new network; ImageNet's are those of the base alone.
+
+        Raises:
+            BadInputError: naming the tensors that do not fit.
+        """
+        if self.weights is None:
+            return
+        if self.ancestry[0].dataset == IMAGENET:
+            model.load_state_dict(self.weights, strict=False)
+        else:
+            load_into(model, self.weights, self.ancestry[0].name)
+
+    def audit(self, tested: pd.DataFrame) -> Audit:
+        """Compare the films these weights know with films of a data set: film_id, sha256, dataset, patient_id."""
+        if self.films.empty:
+            return Audit((), {"women_shared": 0.0, "films_shared": 0.0, "sha256_shared": 0.0})
+        return audit_ancestry(self.films, tested, "pre-training")
+
+
+def resolve(pretrained: str, model: str, base: str) -> Start:
+    """Find what a training starts from.
+
+    Args:
+        pretrained: `starter`, `imagenet`, `none`, or a folder of starting weights.
+        model: the kind of network, as in "detector"; with the base it names the starter.
+        base: the network's base.
+
+    Raises:
+        BadInputError: when there are no such weights, or they do not say what they learned from.
+        MammoError: when ImageNet's weights cannot be had.
+    """
+    nothing = pd.DataFrame(columns=[*FILM_COLUMNS, "step"], dtype="str")
+    if pretrained == NONE:
+        return Start(None, (), nothing)
+    if pretrained == IMAGENET:
+        weights = imagenet_state(base)
+        told = {"name": f"imagenet {base}", "weights_sha256": "0" * 64, "dataset": IMAGENET, "command": "torchvision"}
+        return Start(weights, (parse_section(told, Ancestor, "ImageNet's weights"),), nothing)
+    folder = STARTER_FOLDER / f"{model}_{base}" if pretrained == STARTER else Path(pretrained)
+    return _read(folder, pretrained)
+
+
+def _read(folder: Path, asked_for: str) -> Start:
+    missing = [name for name in (WEIGHTS, FILMS, PROVENANCE) if not (folder / name).is_file()]
+    if missing:
+        shipped = ", ".join(sorted(path.name for path in STARTER_FOLDER.glob("*_*"))) or "none"
+        raise BadInputError(
+            f"pretrained: {asked_for}",
+            [f"{folder} has no {name}" for name in missing],
+            f"Starters shipped with the package: {shipped}. A folder of your own needs all three files: what weights "
+            "learned from must be known before anything is measured with them. Or start from none.",
+        )
+    try:
+        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        films = pd.read_csv(folder / FILMS, dtype="str", keep_default_na=False)
+    except ValueError as error:
+        raise BadInputError(str(folder), [f"cannot be read: {error}"]) from None
+    ancestor = parse_section(provenance, Ancestor, str(folder / PROVENANCE))
+    found = file_sha256(folder / WEIGHTS)
+    if found != ancestor.weights_sha256:
+        told = f"{WEIGHTS}: sha256 {found[:12]}…, {PROVENANCE} says {ancestor.weights_sha256[:12]}…"
+        raise BadInputError(str(folder), [told], "Restore the folder: these are other weights than those described.")
+    return Start(read_weights(folder / WEIGHTS), (ancestor,), films[FILM_COLUMNS].assign(step="pretraining"))
+
+
+def write_starter(folder: Path, weights: Path, films: pd.DataFrame, ancestor: dict[str, str]) -> None:
+    """Write a folder of starting weights.
+
+    Args:
+        folder: where to; files of an earlier one are replaced.
+        weights: a safetensors file.
+        films: `FILM_COLUMNS` of every film these weights learned from or were chosen on.
+        ancestor: fields of `Ancestor` but the hash.
+
+    Raises:
+        MammoError: when the weights are too large to be shipped.
+    """
+    content = weights.read_bytes()
+    if len(content) > LARGEST_BYTES:
+        raise MammoError(f"{weights} has {len(content):,} bytes; starters are small, {LARGEST_BYTES:,} at most")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).write_bytes(content)
+    films[FILM_COLUMNS].to_csv(folder / FILMS, index=False, lineterminator="\n")
+    provenance = parse_section(ancestor | {"weights_sha256": file_sha256(folder / WEIGHTS)}, Ancestor, "starter")
+    text = json.dumps(provenance.model_dump(), indent=1, sort_keys=True) + "\n"
+    (folder / PROVENANCE).write_text(text, encoding="utf-8")

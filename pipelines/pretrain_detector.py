@@ -1,0 +1,84 @@
+"""Pre-train a detector's network on CBIS-DDSM's masses: women of the list's pre-training part alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mammo_ml.datasets.catalog import FILMS, LESIONS, UNKNOWN_SEVERITY, read_table, write_table
+from mammo_ml.datasets.cbis_ddsm_split import PRETRAINING, pretraining_films, women
+from mammo_ml.detector import PretrainingRecipe
+from mammo_ml.evaluation import EvaluateParameters, evaluate_detections, random_boxes, write_metrics
+from mammo_ml.imaging.canonical import CanonicalFilm, canonical_films
+from mammo_ml.models.ssd import build_detector
+from mammo_ml.prediction import FilmDetectionParameters, detect_on_films
+from mammo_ml.training import save_weights
+from mammo_ml.windows import WindowTask, window_films
+from pipelines import stage
+from pipelines.training_stage import train
+
+BOXES_OF_RANDOM = 20
+"""Boxes a film gets from the detector that knows nothing, as many as the detector may give."""
+
+
+def pretrain_detector() -> None:
+    paths = stage.arguments(__doc__, "films", "catalog", "out", "report", base=True)
+    recipe = stage.section("pretrain_detector", PretrainingRecipe).with_values({"base": paths.base})
+    looking = stage.section("predict_detector", FilmDetectionParameters)
+    films, lesions = _teaching(paths.catalog)
+    inner = _inner_women(films, recipe.inner_women, recipe.training.seed)
+    is_inner = films["patient_id"].isin(inner)
+    with stage.bar(len(films), "films at the scale of the input", "film") as advance:
+
+        def counted() -> Iterator[CanonicalFilm]:
+            for film in canonical_films(paths.films, films):
+                yield film
+                advance(1)
+
+        torch.manual_seed(recipe.training.seed)
+        model = build_detector(recipe.network)
+        windows = {film.film_id: film for film in window_films(counted(), lesions, recipe.windows, model.side_px)}
+    task = WindowTask(
+        model,
+        [windows[name] for name in films.loc[~is_inner, "film_id"]],
+        [windows[name] for name in films.loc[is_inner, "film_id"]],
+        recipe.windows,
+        recipe.augmentation,
+        recipe.training.seed,
+    )
+    data = [paths.films / "manifest.json", paths.catalog]
+    fitted = train("pretrain_detector", task, recipe, data, protocol="pretraining")
+    save_weights(model, paths.out / "weights.safetensors")
+    write_table(fitted.table(), paths.out / "history.csv")
+    write_table(films[["film_id", "sha256", "dataset", "patient_id"]], paths.out / "films.csv")
+
+    judged = films[is_inner].assign(item=films["film_id"]).reset_index(drop=True)
+    truth = lesions[lesions["has_location"] & lesions["film_id"].isin(judged["film_id"])]
+    # Boxes alone: a mass's circle is larger than the ellipse of its box.
+    truth = truth.assign(item=truth["film_id"], x_px=np.nan, y_px=np.nan, radius_px=np.nan).reset_index(drop=True)
+    found = detect_on_films(model, canonical_films(paths.films, judged), looking).rename(columns={"film_id": "item"})
+    parameters = EvaluateParameters(resamples=1000, seed=recipe.training.seed)
+    guesses = random_boxes(judged, truth, BOXES_OF_RANDOM, recipe.training.seed)
+    figures, _ = evaluate_detections(found, guesses, truth, judged, "films", parameters)
+    write_metrics({"films_of_inner_women": figures}, paths.report)
+
+
+def _teaching(catalog: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Films of the women who may be learned from, without those that show masses of an unknown class."""
+    films = read_table(catalog / "films.csv", FILMS)
+    lesions = read_table(catalog / "lesions.csv", LESIONS)
+    mixed = lesions.loc[lesions["has_location"] & (lesions["severity"] == UNKNOWN_SEVERITY), "film_id"]
+    chosen = films[films["patient_id"].isin(women(PRETRAINING)) & ~films["film_id"].isin(mixed)].reset_index(drop=True)
+    return pretraining_films(chosen), lesions[lesions["film_id"].isin(chosen["film_id"])]
+
+
+def _inner_women(films: pd.DataFrame, n: int, seed: int) -> set[str]:
+    """Women whose films choose the best epoch."""
+    everyone = np.array(sorted(set(films["patient_id"])))
+    return set(np.random.default_rng(seed).permutation(everyone)[:n].tolist())
+
+
+if __name__ == "__main__":
+    stage.main(pretrain_detector)

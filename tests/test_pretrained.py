@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from mammo_ml.datasets.cbis_ddsm_split import PRETRAINING, women
+from mammo_ml.errors import BadInputError, MammoError
+from mammo_ml.models.ssd import SsdParameters, build_detector
+from mammo_ml.pretrained import STARTER_FOLDER, resolve, write_starter
+from mammo_ml.training import save_weights
+
+ANCESTOR = {"name": "detector_small", "dataset": "cbis_ddsm", "command": "dvc repro pretrain_detector@small"}
+FILMS = pd.DataFrame({"film_id": ["f1"], "sha256": ["a" * 64], "dataset": ["cbis_ddsm"], "patient_id": ["P1"]})
+STARTERS = sorted(path.name for path in STARTER_FOLDER.glob("detector_*"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    save_weights(build_detector(SsdParameters(width=8)), tmp_path / "made.safetensors")
+    write_starter(tmp_path / "own", tmp_path / "made.safetensors", FILMS, ANCESTOR)
+    return tmp_path / "own"
+
+
+def test_a_training_starts_from_the_weights_of_a_folder_and_knows_what_they_learned_from(folder: Path):
+    start = resolve(str(folder), "detector", "small")
+    torch.manual_seed(2)
+    model = build_detector(SsdParameters(width=8))
+    start.load_into(model)
+    torch.manual_seed(1)
+    expected = build_detector(SsdParameters(width=8)).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert start.films.to_dict("records") == [{**FILMS.iloc[0].to_dict(), "step": "pretraining"}]
+    assert [one.name for one in start.ancestry] == ["detector_small"]
+
+
+def test_none_is_no_weights_and_no_ancestors():
+    start = resolve("none", "detector", "small")
+    model = build_detector(SsdParameters(width=8))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    start.load_into(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert start.ancestry == ()
+    assert start.audit(FILMS).leak_free
+
+
+def test_a_woman_on_both_sides_is_a_leak_that_is_named(folder: Path):
+    audit = resolve(str(folder), "detector", "small").audit(FILMS.assign(film_id="f2", sha256="b" * 64))
+    assert not audit.leak_free
+    assert audit.problems == ("pre-training: woman P1 of cbis_ddsm is on both sides: f2 (tested), f1 (pretraining)",)
+
+
+def test_weights_that_do_not_say_what_they_learned_from_are_refused(folder: Path):
+    (folder / "films.csv").unlink()
+    with pytest.raises(BadInputError, match=r"has no films\.csv"):
+        resolve(str(folder), "detector", "small")
+
+
+def test_other_weights_than_those_described_are_refused(folder: Path):
+    save_weights(build_detector(SsdParameters(width=8)), folder / "weights.safetensors")
+    with pytest.raises(BadInputError, match=r"weights\.safetensors: sha256 .*provenance\.json says"):
+        resolve(str(folder), "detector", "small")
+
+
+def test_weights_of_another_base_are_refused_by_name(folder: Path):
+    with pytest.raises(MammoError, match="six_layer_cnn"):
+        resolve(str(folder), "detector", "small").load_into(
+            build_detector(SsdParameters(base="six_layer_cnn", width=8))
+        )
+
+
+def test_a_starter_nobody_shipped_is_told_with_those_there_are():
+    with pytest.raises(BadInputError, match="Starters shipped with the package"):
+        resolve("starter", "detector", "vgg16")
+
+
+def test_weights_too_large_to_ship_are_refused(tmp_path: Path):
+    (tmp_path / "large.safetensors").write_bytes(b"0" * 6_000_001)
+    with pytest.raises(MammoError, match="starters are small"):
+        write_starter(tmp_path / "own", tmp_path / "large.safetensors", FILMS, ANCESTOR)
+
+
+def test_the_package_ships_starters_and_they_are_small():
+    assert "detector_small" in STARTERS
+    assert sum(path.stat().st_size for path in STARTER_FOLDER.rglob("*") if path.is_file()) < 10_000_000
+
+
+@pytest.mark.parametrize("name", STARTERS)
+def test_a_shipped_starter_fits_its_base_and_learned_from_women_of_the_list_alone(name: str):
+    base = name.removeprefix("detector_")
+    start = resolve("starter", "detector", base)
+    start.load_into(build_detector(SsdParameters(base=base)))
+    assert set(start.films["dataset"]) == {"cbis_ddsm"}
+    assert set(start.films["patient_id"]) <= women(PRETRAINING)
+    assert json.loads((STARTER_FOLDER / name / "provenance.json").read_text())["command"].startswith("dvc repro")
