@@ -1,19 +1,28 @@
 """The `mammo-ml` command; each command is a few lines over a library call."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mammo_ml.errors import MammoError
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from mammo_ml.registry import GateParameters
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Mammography models you can believe.")
 Workspace = Annotated[
     Path, typer.Option("--workspace", "-w", help="Folder with dvc.yaml; build/phantom holds the phantoms' one.")
 ]
+Model = Annotated[str, typer.Argument(metavar="NAME", help="mammo-classifier or mammo-detector.")]
+
+REFERENCE_HELP = "Which version: NAME@champion, NAME@challenger or NAME/VERSION."
 
 
 @contextmanager
@@ -95,20 +104,231 @@ def track(workspace: Workspace = Path()) -> None:
 
 @app.command()
 def promote(
-    name: Annotated[str, typer.Argument(help="mammo-classifier or mammo-detector.")],
+    name: Model,
+    version: Annotated[int | None, typer.Option(help="Version to promote; the challenger by default.")] = None,
+    override: Annotated[
+        str,
+        typer.Option(
+            metavar="REASON",
+            help="Promote although figures, subgroups or speed fail; the reason is kept. Leaks, invalid data, damaged "
+            "files and other films or folds are never overridden.",
+        ),
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the decision, change nothing.")] = False,
     workspace: Workspace = Path(),
 ) -> None:
     """Make the challenger of NAME its champion, if the gate in params.yaml lets it; ends with 1 if not."""
     from mammo_ml import registry
-    from mammo_ml.parameters import read_section
 
     with _store_errors_for_people():
-        gate = read_section(workspace / "params.yaml", "gate", registry.GateParameters)
-        decision = registry.promote(name, workspace.resolve(), gate, dry_run=dry_run)
+        gate = _gate(workspace)
+        place = workspace.resolve()
+        decision = registry.promote(name, place, gate, number=version, override=override, dry_run=dry_run)
         typer.echo(registry.format_decision(decision))
         if not decision.allowed:
             raise typer.Exit(1)
+
+
+@app.command()
+def rollback(
+    name: Model,
+    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    workspace: Workspace = Path(),
+) -> None:
+    """Make the champion before the present one champion again; mends an alias that was moved by hand."""
+    from mammo_ml import registry
+
+    with _store_errors_for_people():
+        done = registry.rollback(name, workspace.resolve(), reason)
+    before = "no version" if done.before is None else f"version {done.before}"
+    typer.echo(f"{name}: champion is version {done.to}; it was {before}")
+
+
+@app.command()
+def models(workspace: Workspace = Path()) -> None:
+    """List registered models: versions, aliases, primary figures, data, and whether the audit knows the champions."""
+    from mammo_ml.registry import overview
+
+    with _store_errors_for_people():
+        table, lines = overview.models(workspace.resolve())
+    _print_table(table)
+    typer.echo("\n".join(lines) or "No model is registered yet: `make repro` registers both.")
+
+
+@app.command()
+def history(
+    name: Model,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the whole table, with every figure.")] = None,
+    workspace: Workspace = Path(),
+) -> None:
+    """Show who promoted, was refused, or rolled back NAME, when and why; ends with 1 if a record was changed."""
+    from mammo_ml.datasets.catalog import write_table
+    from mammo_ml.registry import overview
+
+    with _store_errors_for_people():
+        if csv is not None:
+            write_table(overview.history(name, workspace.resolve()), csv)
+        table = overview.history(name, workspace.resolve(), brief=True)
+        _print_table(table)
+        if (table["record"] != "sound").any():
+            raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="NAME/VERSION or NAME@alias; VERSION with --name.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    name: Annotated[str, typer.Option(help="Registered model, where A and B are versions or aliases alone.")] = "",
+    out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the differences.")] = None,
+    workspace: Workspace = Path(),
+) -> None:
+    """Show how much better version A is than B on the same women: paired differences with 95 % intervals."""
+    from mammo_ml.registry import overview
+
+    with _store_errors_for_people():
+        labels, differences = overview.compare(first, second, workspace.resolve(), _gate(workspace), name)
+        _print_table(overview.comparison_table(labels, differences))
+        typer.echo(overview.HOW_TO_READ.format(first=labels[0], second=labels[1]))
+        if out is not None:
+            overview.draw_comparison(labels, differences, out)
+
+
+def _gate(workspace: Path) -> "GateParameters":
+    from mammo_ml import registry
+    from mammo_ml.parameters import read_section
+
+    return read_section(workspace / "params.yaml", "gate", registry.GateParameters)
+
+
+def _print_table(table: "DataFrame") -> None:
+    """Print a table in columns; where this is no terminal (a pipe, a file), as wide as it needs to be."""
+    import pandas as pd
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=1000)
+    shown = Table(*map(str, table.columns), box=box.SIMPLE_HEAD)
+    for row in table.astype(object).itertuples(index=False):
+        shown.add_row(*("" if pd.isna(value) else str(value) for value in row))
+    console.print(shown)
+
+
+@app.command()
+def lineage(
+    model: Annotated[str, typer.Argument(metavar="NAME@champion", help=REFERENCE_HELP)],
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it here, as JSON.")] = None,
+    workspace: Workspace = Path(),
+) -> None:
+    """Walk back from a registered model to figures, parameters, folds, data, pre-training and code."""
+    import json
+
+    from rich import print as show
+
+    from mammo_ml import lineage as walk
+    from mammo_ml.lineage_tree import tree_of
+
+    with _store_errors_for_people():
+        facts = walk.lineage(walk.open_version(model, workspace.resolve()), workspace.resolve())
+        show(tree_of(facts))
+        if json_:
+            json_.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def reproduce(
+    model: Annotated[str, typer.Argument(metavar="NAME@champion", help=REFERENCE_HELP)],
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where to build; below build/reproduce by default. An earlier try is gone on with."),
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also from a commit that was dirty, is missing or does not hold what ran.")
+    ] = False,
+    remake: Annotated[bool, typer.Option("--remake", help="Run the stages whose outputs DVC's cache lacks.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, with time and disk.")] = False,
+    workspace: Workspace = Path(),
+) -> None:
+    """Train the weights of a registered model again, in a folder of their own, and compare; ends with 1 if they differ.
+
+    The workspace is only read. The same processor, threads and packages give the same bytes; otherwise the weights and
+    what they answer must be within the tolerance that docs/mlflow.md explains.
+    """
+    from tqdm import tqdm
+
+    from mammo_ml import lineage as walk
+    from mammo_ml import reproduction
+    from mammo_ml.bundle_comparison import compare
+
+    begin = time.monotonic()
+    with _store_errors_for_people():
+        version = walk.open_version(model, workspace.resolve())
+        plan = reproduction.make_plan(version, workspace, folder, anyway=anyway, remake=remake)
+        typer.echo(plan)
+        if dry_run:
+            return
+        with tqdm(total=plan.copied_bytes, desc="data", unit="B", unit_scale=True) as bar:
+            reproduction.prepare(plan, workspace, bar.update)
+        bundle = reproduction.build(plan)
+        comparison = compare(version.files, bundle, reproduction.other_inputs(plan))
+        result = reproduction.finish(plan, comparison)
+        typer.echo(f"\n{comparison}\n\n{time.monotonic() - begin:.0f} s; the result is in {result}")
+        if not comparison.reproduced:
+            raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Option(metavar="FILE", help="CSV, or COCO results as .json.")],
+    task: Annotated[
+        Literal["classifier", "detector"] | None, typer.Option(help="Told from the columns by default.")
+    ] = None,
+    looked_at: Annotated[
+        str | None,
+        typer.Option(metavar="all|FILE", help="Films a detector looked at, also where it found nothing; one a line."),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="With films.csv and lesions.csv; data/catalog by default, else the archive."
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Other predictions, to show paired differences on the same women."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every figure, with hashes.")] = None,
+    workspace: Workspace = Path(),
+) -> None:
+    """Score anyone's predictions on mini-MIAS: benchmark folds, the hit rule, 95 % intervals (docs/benchmark.md).
+
+    A detector's CSV has film_id, x1, y1, x2, y2 (px of the film file) and score, or p_benign and p_malignant.
+
+    A classifier's CSV has film_id, p_normal, p_benign, p_malignant, and item where a patch is meant.
+
+    The truth comes from data/catalog of the workspace, else (half a minute) from the archive that MIAS_ARCHIVE names.
+    """
+    from mammo_ml import benchmark_scores as scores
+    from mammo_ml.benchmark import load_benchmark
+    from mammo_ml.foreign_predictions import read_predictions
+
+    with _errors_for_people():
+        archive = None if truth else os.environ.get("MIAS_ARCHIVE")
+        benchmark = load_benchmark(truth or workspace / "data" / "catalog", archive)
+        found = read_predictions(predictions, benchmark, task, looked_at)
+        other = read_predictions(against, benchmark, found.task, looked_at) if against else None
+        figures = scores.score(found, benchmark)
+        _print_table(scores.figures_table(found.task, figures, scores.committed_figures(found.task, workspace)))
+        typer.echo("\n".join(scores.how_to_read(found, benchmark)))
+        if other is not None:
+            from mammo_ml.registry import overview
+
+            labels = ("predictions", "against")
+            _print_table(overview.comparison_table(labels, scores.differences(found, other, benchmark)))
+            typer.echo(overview.HOW_TO_READ.format(first=labels[0], second=labels[1]))
+        if json is not None:
+            scores.write_scores(json, predictions, found, figures)
 
 
 @app.command()
@@ -121,6 +341,33 @@ def ui(
 
     with _store_errors_for_people():
         tracking.serve_ui(workspace.resolve(), port)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="NAME@champion", help=REFERENCE_HELP)],
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5001,
+    workspace: Workspace = Path(),
+) -> None:
+    """Answer films over HTTP with a registered model, its files and its promotion verified first."""
+    from mammo_ml import serving
+    from mammo_ml.lineage import parse_reference
+
+    with _store_errors_for_people():
+        name, which = parse_reference(model)
+        serving.serve(name, which, workspace.resolve(), port)
+
+
+@app.command("tuning-ui")
+def tuning_ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8080,
+    workspace: Workspace = Path(),
+) -> None:
+    """Open Optuna's dashboard on this workspace's tuning studies, also while they run."""
+    from mammo_ml import tuning_ui as dashboard
+
+    with _errors_for_people():
+        dashboard.serve(workspace.resolve(), port)
 
 
 if __name__ == "__main__":

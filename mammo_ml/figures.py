@@ -50,6 +50,23 @@ def froc_figure(
     return figure
 
 
+def difference_figure(names: Sequence[str], points: Floats, lows: Floats, highs: Floats, title: str) -> Figure:
+    """Forest plot: differences (N,) with their intervals, one row each, zero marked; those that exclude it in blue."""
+    figure = Figure(figsize=(7, 1.2 + 0.36 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=GREY, linestyle=":")
+    for row, (point, low, high) in enumerate(zip(points, lows, highs, strict=True)):
+        colour = BLUE if low > 0 or high < 0 else GREY
+        axes.plot([low, high], [row, row], color=colour, linewidth=2)
+        axes.plot(point, row, "o", color=colour)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("difference (95 %, women resampled)")
+    axes.set_title(title, fontsize=10)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
 def confusion_figure(matrix: Floats, names: Sequence[str], title: str) -> Figure:
     """Confusion matrix (C, C), truth in rows; shades are shares of the row, numbers are counts."""
     figure = Figure(figsize=(4.2, 4), layout="constrained")

@@ -128,6 +128,8 @@ def effective_parameters(entry: StageEntry, folder: Path) -> Mapping[str, Any]:
     recipe = parse_section(entry.parameters.get(f"train_{model}"), kinds[model], entry.label)
     if kind == "train":
         recipe = recipe.with_values(load_best(folder / f"data/tune_{model}/fold_{entry.fold}/best.json"))
+    if kind == "leaky":
+        recipe = recipe.with_values((entry.parameters.get(entry.stage) or {}).get("values", {}))
     if kind == "finalize":
         studies = sorted((folder / f"data/tune_{model}").glob("fold_*/trials.csv"))
         recipe = recipe.with_values(best_on_average([pd.read_csv(path) for path in studies]))
@@ -138,14 +140,15 @@ def effective_parameters(entry: StageEntry, folder: Path) -> Mapping[str, Any]:
 
 
 def register_outputs(
-    kind: Kind, model: Path, evaluated: Path, checks: Path, workspace: Path, gate: Mapping[str, Any]
+    kind: Kind, model: Path, evaluated: Path, judged: Path, checks: Path, workspace: Path, gate: Mapping[str, Any]
 ) -> int:
     """Register a finalized model with its figures as challenger; the same contents are registered once.
 
     Args:
         kind: classifier or detector.
         model: the bundle `finalize_<kind>` wrote.
-        evaluated: the folder `evaluate_<kind>` wrote.
+        evaluated: the folder of reports `evaluate_<kind>` wrote.
+        judged: its folder of data, with the tables of what it was judged against.
         checks: folder of the reports of `validate_tables` and `validate_cuts`.
         workspace: the project's folder.
         gate: section `gate` of the parameters.
@@ -159,6 +162,7 @@ def register_outputs(
     """
     from mammo_ml import registry
     from mammo_ml.evaluation import read_metrics
+    from mammo_ml.registry.comparison import FILES
 
     data = {name: read_metrics(checks / name / "metrics.json") for name in CHECKS}
     return registry.register(
@@ -168,7 +172,7 @@ def register_outputs(
         workspace,
         leak_free=data["validate_cuts"]["leak_audit"]["leak_free"] == 1.0,
         data_valid=all(report["validation"]["valid"] == 1.0 for report in data.values()),
-        predictions=[evaluated / "predictions.csv"],
+        evidence=[path for file in FILES[kind] for path in (evaluated / file, judged / file) if path.is_file()],
         gate=parse_section(dict(gate), registry.GateParameters, "section 'gate'"),
     )
 
@@ -285,7 +289,8 @@ def _register_lacking(store: Store, kind: Kind, entries: Entries, lines: list[st
             _check_evaluation(workspace, entries, entry, outputs)
             model, evaluated = workspace / "data" / f"finalize_{kind}", workspace / "reports" / entry.stage
             gate = entry.parameters.get("gate", {})
-            version = register_outputs(kind, model, evaluated, workspace / "reports", workspace, gate)
+            judged = workspace / "data" / entry.stage
+            version = register_outputs(kind, model, evaluated, judged, workspace / "reports", workspace, gate)
         except (MammoError, FileNotFoundError) as error:
             lines.append(f"{name} is not registered: {error}")
             continue

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -34,6 +35,8 @@ FOLDER = ".mlflow"
 """Beside dvc.yaml, ignored by git and never a DVC output: MLflow's database, its artifacts, its lock, the audit."""
 RUNNING = "running"
 """Folder in it: a file per process, locked as long as that lives."""
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Without it MLflow's server keeps seven more processes for jobs that nothing here has."""
 LOCK_TIMEOUT_S = 60
 CODE = ("mammo_ml/", "pipelines/")
 """Dependencies of a stage below these are its code, the others its data."""
@@ -68,11 +71,12 @@ def store_address(workspace: Path) -> str:
 
     A phantom workspace always keeps its own: synthetic films never reach a store of real ones.
     """
-    chosen = "" if _is_phantom(workspace) else os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    chosen = "" if is_phantom(workspace) else os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     return chosen or f"sqlite:///{workspace.resolve() / FOLDER / 'mlflow.db'}"
 
 
-def _is_phantom(workspace: Path) -> bool:
+def is_phantom(workspace: Path) -> bool:
+    """Tell a workspace of synthetic films by its params.yaml."""
     params = workspace / "params.yaml"
     if not params.is_file():
         return False
@@ -299,7 +303,7 @@ def serve_ui(workspace: Path, port: int) -> None:
         raise MammoError(f"The runs are on a server: open {without_password(store.address)} in a browser.")
     # the server starts its workers by name; the address may hold a password, which `ps` must not show
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {**os.environ, "PATH": path, "MLFLOW_BACKEND_STORE_URI": store.address}
+    environment = {**os.environ, "PATH": path, "MLFLOW_BACKEND_STORE_URI": store.address, **NO_JOBS}
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     try:
         ended = subprocess.run([*command, "--artifacts-destination", artifacts], env=environment, check=False)
@@ -391,9 +395,23 @@ def _locked_outputs(lock: Path, _mtime_ns: int, _size: int) -> dict[Path, str]:
     return {Path(entry["path"]): str(entry["md5"]) for entry in entries if "md5" in entry}
 
 
+class _DvcSafeLoader(yaml.SafeLoader):
+    """YAML as DVC writes it: 3e-05 is a number in YAML 1.2, and a text in the YAML 1.1 that PyYAML reads."""
+
+
+_DvcSafeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_dvc_yaml(text: str | bytes) -> Any:
+    """Content of a YAML file as DVC reads it."""
+    return yaml.load(text, Loader=_DvcSafeLoader)
+
+
 def read_stages(path: Path) -> dict[str, Any]:
     """Stages of a dvc.yaml or dvc.lock, by name; none where there is no such file."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    content = read_dvc_yaml(path.read_bytes()) if path.is_file() else None
     return dict(content.get("stages") or {}) if isinstance(content, dict) else {}
 
 
@@ -463,7 +481,7 @@ def current_entry(folder: Path, stage: str, fold: int | None) -> StageEntry | No
     declared = read_stages(folder / "dvc.yaml").get(stage)
     if declared is None:
         return None
-    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params = read_dvc_yaml((folder / "params.yaml").read_bytes())
     paths = [str(path).replace("${item.fold}", str(fold)) for path in declared.get("deps", [])]
     return StageEntry(
         stage,

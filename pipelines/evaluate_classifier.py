@@ -7,9 +7,10 @@ from matplotlib.figure import Figure
 
 from mammo_ml import evaluation, figures
 from mammo_ml.cutting import PatchSet
-from mammo_ml.datasets.catalog import LABELS, write_table
+from mammo_ml.datasets.catalog import FILMS, LABELS, read_table, write_table
 from mammo_ml.metrics.classification import auc, confusion_matrix, malignancy, roc_curve
 from mammo_ml.splits import in_folds, read_folds
+from mammo_ml.truth import ITEMS_FILE, judged_items
 from pipelines import stage
 from pipelines.recording import record_and_register, save_figure
 
@@ -17,7 +18,9 @@ COLUMNS = ["protocol", "fold", "unit", "item", "film_id", "patient_id", "label",
 
 
 def evaluate_classifier() -> None:
-    paths = stage.arguments(__doc__, "patches", "folds", "predicted", "leaky", "model", "checks", "out", "gallery")
+    paths = stage.arguments(
+        __doc__, "catalog", "patches", "folds", "predicted", "leaky", "model", "checks", "out", "gallery"
+    )
     parameters = stage.section("evaluate_classifier", evaluation.EvaluateParameters)
     patch_set = PatchSet.load(paths.patches)
     patches, films = (
@@ -38,6 +41,10 @@ def evaluate_classifier() -> None:
     predictions["protocol"] = ["by_patient"] * (len(patches) + len(films)) + ["patches_at_random_leaky"] * len(leaky)
     evaluation.write_metrics(metrics, paths.out / "metrics.json")
     write_table(predictions[COLUMNS], paths.out / "predictions.csv")
+    catalogue = read_table(paths.catalog / "films.csv", FILMS)
+    units = {"patch": patches, "film": films}
+    items = [judged_items("by_patient", unit, judged, catalogue) for unit, judged in units.items()]
+    write_table(pd.concat(items, ignore_index=True), paths.gallery / ITEMS_FILE)
     _draw(patches, films, paths)
     save_figure(_gallery(patches, patch_set), paths.gallery / "best_and_worst.png")
     record_and_register("classifier", parameters, paths)

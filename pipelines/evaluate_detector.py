@@ -6,12 +6,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mammo_ml import evaluation, figures
-from mammo_ml.cutting import CutSet
+from mammo_ml.cutting import CutSet, truth_of_cuts
 from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, LESIONS, read_table, write_table
 from mammo_ml.imaging.canonical import check_films, eight_bits
 from mammo_ml.imaging.readers import read_film
 from mammo_ml.metrics.detection import MatchedDetections, match_detections
 from mammo_ml.splits import RandomSplitParameters, in_folds, read_folds, split_at_random_leaky
+from mammo_ml.truth import ITEMS_FILE, LESIONS_FILE, judged_items, judged_lesions
 from pipelines import stage
 from pipelines.recording import record_and_register, save_figure
 
@@ -60,6 +61,12 @@ def evaluate_detector() -> None:
     predictions = pd.concat([part.assign(protocol=name) for name, part in parts.items()], ignore_index=True)
     evaluation.write_metrics(metrics, paths.out / "metrics.json")
     write_table(predictions[COLUMNS], paths.out / "predictions.csv")
+    units = {"films_by_patient": ("film", films, truth)}
+    units["cuts_by_patient"] = ("cut", upright, truth_of_cuts(cuts, upright, all_films))
+    items = [judged_items(name, unit, own, all_films) for name, (unit, own, _) in units.items()]
+    true = [judged_lesions(name, own, lesions, all_films) for name, (_, _, own) in units.items()]
+    write_table(pd.concat(items, ignore_index=True), paths.gallery / ITEMS_FILE)
+    write_table(pd.concat(true, ignore_index=True), paths.gallery / LESIONS_FILE)
     _draw_froc(matched, match_detections(nothing, truth, films, "films"), parameters, paths)
     save_figure(_gallery(judged, truth, films, paths), paths.gallery / "films.png")
     record_and_register("detector", parameters, paths)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mammo_ml import figures, track_outputs, tracking
 from mammo_ml.evaluation import EvaluateParameters
-from mammo_ml.registry import GateParameters
+from mammo_ml.registry.gate import GateParameters
 from pipelines import stage
 
 
@@ -30,7 +30,9 @@ def record_and_register(kind: track_outputs.Kind, parameters: EvaluateParameters
     gate = stage.section("gate", GateParameters).model_dump()
     try:
         workspace = tracking.workspace_of(Path.cwd())
-        version = track_outputs.register_outputs(kind, paths.model, paths.out, paths.checks, workspace, gate)
+        version = track_outputs.register_outputs(
+            kind, paths.model, paths.out, paths.gallery, paths.checks, workspace, gate
+        )
         print(f"mammo-{kind} version {version} is registered as challenger")
     except tracking.store_errors() as error:
         reason = tracking.without_password(str(error))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mammo_ml.reporting.reliability_table import BARS
+from tests.pipelines.phantom_run import PhantomRun, make_phantom_run
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("mammo_ml", "pipelines", "expectations", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
@@ -131,3 +132,9 @@ def copy_project() -> Callable[[Path], Path]:
         return folder
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path]) -> PhantomRun:
+    """One small pass of the whole pipeline; whoever changes something in it works on a copy of its workspace."""
+    return make_phantom_run(tmp_path_factory.mktemp("phantom"), copy_project)

@@ -286,7 +286,7 @@ def test_figures_never_speak_for_a_model_or_predictions_that_have_changed_since(
 def test_a_store_that_cannot_be_reached_is_told_with_what_to_do_and_raises_nothing(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_is_phantom", lambda _: False)
+    monkeypatch.setattr(tracking, "is_phantom", lambda _: False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # port 9: discard, nobody listens
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said = track_outputs(workspace)

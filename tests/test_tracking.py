@@ -257,3 +257,11 @@ def test_the_hash_a_stage_had_read_before_it_ran_again_is_not_taken_for_todays(t
     stale = "stages: {evaluate: {deps: [{path: weights, md5: 00000000000000000000000000000000}]}}"
     (tmp_path / "dvc.lock").write_text(stale, encoding="utf-8")
     assert data_md5(Path("weights"), tmp_path) == computed_md5(tmp_path / "weights")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("3e-05", 3e-05), ("1E+3", 1000.0), ("-2.5e-7", -2.5e-07), ("0.00003", 3e-05)]
+)
+def test_a_small_number_is_the_same_in_params_and_as_dvc_writes_it_to_its_lock_file(text: str, number: float) -> None:
+    assert tracking.read_dvc_yaml(f"rate: {text}") == {"rate": number}
+    assert tracking.read_dvc_yaml("name: 3e-05x") == {"name": "3e-05x"}

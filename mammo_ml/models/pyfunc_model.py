@@ -21,7 +21,7 @@ class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Read the bundle; raises BadInputError naming each file of the version that is not what its manifest says."""
         from mammo_ml.manifest import MANIFEST
         from mammo_ml.models.bundle import read_bundle
-        from mammo_ml.registry_files import verify_files
+        from mammo_ml.registry.files import verify_files
 
         bundle = Path(context.artifacts["bundle"])
         model = bundle.parents[1]

@@ -40,17 +40,17 @@ BARS: Mapping[str, str] = {
     "U1": "Two workers start at once on a store that does not exist yet.",
     "U2": "A worker is killed in the middle of a trial.",
     "U3": "The study's file is torn, its lock stale, its path relative.",
+    "G1": "Two promote at once.",
+    "G2": "A model that is worse, or whose figures are missing or tampered with, is promoted.",
+    "G3": "A promotion is rolled back.",
+    "G4": "Promotion is killed at every system call.",
+    "G5": "The champion's files are deleted under a running server.",
     "G6": "Training is killed: what does its run say?",
     "M1": "A model's files are changed in a byte, swapped between versions, added to, removed, linked, edited.",
     "M2": "Model files are hostile: pickles, impossible headers, wrong shapes, values that are no numbers.",
 }
 """What is done to the platform, by bar; the order is that of the document."""
 LATER: Mapping[str, str] = {
-    "G1": "Two promote at once.",
-    "G2": "A model that is worse, or whose figures are missing or tampered with, is promoted.",
-    "G3": "A promotion is rolled back.",
-    "G4": "Promotion is killed at every system call.",
-    "G5": "The champion's files are deleted under a running server.",
     "S1": "Requests are too large, too slow, or lie about their length.",
     "S2": "Small files unfold to huge films.",
     "S3": "Films are mutated at random.",
@@ -60,7 +60,7 @@ LATER: Mapping[str, str] = {
     "S7": "Many clients ask at once.",
     "S8": "The served model is swapped under load.",
 }
-"""Bars of promotion and serving, which are not built yet; one that is moves to `BARS`."""
+"""Bars of serving, which is not built yet; one that is moves to `BARS`."""
 DOCUMENT = Path("docs/reliability.md")
 NOT_SHOWN = "NOT SHOWN"
 TITLE = """\

@@ -19,12 +19,13 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from mammo_ml import registry, registry_files
+from mammo_ml import registry
 from mammo_ml.errors import BadInputError
 from mammo_ml.manifest import write_manifest
 from mammo_ml.models.bundle import read_bundle
 from mammo_ml.models.weights import load_into, read_safetensors, read_weights
 from mammo_ml.registry import GateParameters
+from mammo_ml.registry import files as registry_files
 from mammo_ml.tracking import Store
 from tests.toy_models import METRICS, NAME, REGISTER, toy_bundle, toy_network, toy_world
 

@@ -12,6 +12,7 @@ LEAST_RUN: dict[str, object] = {
     "tune_detector.budget_samples": 32,
     "train_detector.training.budget_samples": 32,
     "train_detector.training.epoch_samples": 32,
+    "leaky_detector.values.budget_samples": 32,
     "predict_detector.tiles.step_px": 256,
     "evaluate_detector.resamples": 100,
 }

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.pipelines.conftest import PhantomRun, run_in
+from tests.pipelines.phantom_run import PhantomRun, run_in
 
 CLASSIFIER_FIGURES = [
     *("accuracy", "cross_entropy", "balanced_accuracy", "auc_macro", "auc_normal_vs_abnormal_patch"),
@@ -239,13 +239,14 @@ def test_the_gate_explains_every_condition_and_ends_with_its_answer(run: Phantom
     finished = run_in(run.project, "mammo_ml.cli", "promote", name, "--dry-run", "--workspace", str(run.workspace))
 
     conditions = re.findall(r"^  \[(pass|FAIL)\]  (.+)$", finished.stdout, re.MULTILINE)
-    assert len(conditions) == 9
+    assert len(conditions) == 10
     assert any(answer == "pass" and told.startswith("files are intact") for answer, told in conditions)
     allowed = all(answer == "pass" for answer, _ in conditions)
     assert ("ALLOWED" if allowed else "REFUSED") in finished.stdout
     assert finished.returncode == (0 if allowed else 1)
-    # One epoch of 32 samples finds nothing: the lower bound must not be above knowing nothing.
-    assert any(answer == "FAIL" and told.startswith("better than knowing nothing") for answer, told in conditions)
+    if name == "mammo-classifier":
+        # One epoch of 32 samples finds nothing; the detector starts from weights that know what a lesion looks like.
+        assert any(answer == "FAIL" and told.startswith("better than knowing nothing") for answer, told in conditions)
 
 
 def test_phantom_models_are_refused_where_real_films_are_at_home(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipelines.conftest import PhantomRun, run_in
+from tests.pipelines.phantom_run import PhantomRun, run_in
 
 LEFT_OUT = shutil.ignore_patterns(".mlflow", ".state", "cache", "tmp", "__pycache__")
 CURVE = {"train_loss", "inner_loss", "learning_rate", "best_epoch"}

@@ -1,4 +1,4 @@
-"""One small pass of the whole pipeline on phantom films, made once for all modules that look at it."""
+"""One small pass of the whole pipeline on phantom films, made once for all tests that look at it."""
 
 import json
 import os
@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from tests.pipelines.least_run import LEAST_RUN
 
@@ -40,9 +38,9 @@ def run_in(folder: Path, *module_and_arguments: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path]) -> PhantomRun:
-    project = copy_project(tmp_path_factory.mktemp("phantom") / "project")
+def make_phantom_run(folder: Path, copy_project: Callable[[Path], Path]) -> PhantomRun:
+    """The pass; whoever changes something in it works on a copy of its workspace."""
+    project = copy_project(folder / "project")
     settings = [word for key, value in LEAST_RUN.items() for word in ("--set", f"{key}={value}")]
     workspace = project / "build" / "phantom"
     finished = run_in(project, "mammo_ml.cli", "repro", "--phantom", "--workspace", "build/phantom", *settings)

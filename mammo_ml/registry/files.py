@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import requires, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -28,9 +28,9 @@ from mammo_ml.errors import BadInputError, raise_if_any
 from mammo_ml.imaging.readers import format_pgm
 from mammo_ml.manifest import MANIFEST, file_sha256, verify_manifest, write_manifest
 from mammo_ml.models.bundle import BundleConfig
+from mammo_ml.registry.gate import Kind
 from mammo_ml.tracking import StageRun, Store
 
-Kind = Literal["classifier", "detector"]
 BUNDLE = "artifacts/bundle"
 SIGNATURE = "signature.json"
 MLFLOW_META = "registered_model_meta"
@@ -53,7 +53,7 @@ def log_version(
     name: str,
     config: BundleConfig,
     metrics_text: str,
-    predictions: Sequence[Path],
+    evidence: Sequence[Path],
     tags: Mapping[str, str],
 ) -> int:
     """Log a bundle as an MLflow model, sign its files and its tags, and register it; returns the version."""
@@ -71,7 +71,7 @@ def log_version(
         sources = shutil.copytree(code, Path(scratch) / code.name, ignore=shutil.ignore_patterns(BYTE_CODE))
         (Path(scratch) / "metrics.json").write_text(metrics_text, encoding="utf-8")
         store.client.log_artifact(run_id, str(Path(scratch) / "metrics.json"))
-        for path in predictions:
+        for path in evidence:
             store.client.log_artifact(run_id, str(path))
         with mlflow.start_run(run_id=run_id), _no_byte_code():
             logged = mlflow.pyfunc.log_model(
@@ -231,6 +231,14 @@ def _meta_faults(path: Path, found: Any) -> list[str]:
     versions = (str(found.version), int(found.version))
     expected = [{"model_name": found.name, "model_version": number} for number in versions]
     return [] if content in expected else [f"{MLFLOW_META} was added, and not by MLflow for this version"]
+
+
+def run_file(store: Store, run_id: str, name: str) -> Path:
+    """A file that was logged to a run; that of a store on this machine is where it is."""
+    from mlflow.artifacts import download_artifacts
+
+    location = f"{store.client.get_run(run_id).info.artifact_uri}/{name}"
+    return Path(download_artifacts(artifact_uri=location, tracking_uri=store.address))
 
 
 def _download(store: Store, source: str, to: Path | None = None) -> Path:

@@ -1,0 +1,150 @@
+"""The benchmark on mini-MIAS: what anyone's predictions are judged against (docs/benchmark.md).
+
+The truth comes from the catalogue of a workspace or straight from the archive; the folds, and the places of normal
+patches, are committed tables.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from mammo_ml.datasets import mini_mias, mini_mias_archive
+from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, LESIONS, read_table, rows, write_table
+from mammo_ml.errors import MammoError, raise_if_any
+from mammo_ml.imaging.breast import breast_box, breast_mask, canonical_transform
+from mammo_ml.imaging.canonical import eight_bits
+from mammo_ml.imaging.patches import centred_windows
+from mammo_ml.imaging.readers import read_pgm
+from mammo_ml.splits import committed_folds
+
+Task = Literal["classifier", "detector"]
+LESIONS_SHA256 = "e02e33f4ac18e13c147cb5104a750a5dbdee9387e6a2ea6147d555456def4158"
+"""Of lesions.csv as `write_table` writes it: a truth that was edited gives figures nobody can compare."""
+PROTOCOLS: Mapping[Task, str] = {"classifier": "by_patient", "detector": "films_by_patient"}
+"""Name in metrics.json of the protocol that the benchmark is."""
+NO_TRUTH = (
+    "the truth is not here: {folder} has no films.csv and lesions.csv.\n"
+    "Set MIAS_ARCHIVE to the path of mini-MIAS's all-mias.tar.gz and leave --truth out, or run "
+    "`mammo-ml repro catalog` first."
+)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What predictions are judged against.
+
+    Attributes:
+        films: films.csv.
+        lesions: lesions.csv.
+        patches: patch_id, film_id, label and its window x1 … y2 (px of the film file).
+        folds: patient_id, fold.
+    """
+
+    films: pd.DataFrame
+    lesions: pd.DataFrame
+    patches: pd.DataFrame
+    folds: pd.DataFrame
+
+    @property
+    def unlocated(self) -> set[str]:
+        """Abnormal films on which a detection can be called neither right nor wrong."""
+        return set(self.lesions.loc[~self.lesions["has_location"], "film_id"])
+
+    def facts_of(self, film_ids: pd.Series) -> pd.DataFrame:
+        """patient_id, fold and label of these films, row by row; null where a film is unknown."""
+        known = self.films.set_index("film_id")
+        women = film_ids.map(known["patient_id"])
+        fold = women.map(self.folds.set_index("patient_id")["fold"])
+        return pd.DataFrame({"patient_id": women, "fold": fold, "label": film_ids.map(known["label"])})
+
+
+def benchmark_patches(films: pd.DataFrame, lesions: pd.DataFrame) -> pd.DataFrame:
+    """One patch round each located lesion, each followed by its two of normal films, whose places are committed."""
+    normal = pd.read_csv(committed_file("normal_patches"), dtype={"patch_id": "str", "film_id": "str"})
+    normal["label"], normal["of"] = "normal", normal["patch_id"].str.extract(r"_like_(.+)_\d+$")[0]
+    side = int(normal["x2"].iloc[0] - normal["x1"].iloc[0])
+    located = lesions[lesions["has_location"]]
+    windows = [_window(lesion, film, side) for lesion, film in _with_film(located, films)]
+    around = pd.DataFrame(windows, columns=BOX_COLUMNS, index=located.index)
+    of_lesions = located[["film_id"]].assign(patch_id=located["lesion_id"], label=located["severity"], **around)
+    every = pd.concat([of_lesions.assign(of=located["lesion_id"]), normal])
+    place = {lesion: n for n, lesion in enumerate(located["lesion_id"])}
+    ordered = every.sort_values("of", key=lambda names: names.map(place), kind="stable").reset_index(drop=True)
+    return ordered[["patch_id", "film_id", "label", *BOX_COLUMNS]]
+
+
+def _with_film(lesions: pd.DataFrame, films: pd.DataFrame) -> Iterator[tuple[Any, Any]]:
+    by_name = {film.film_id: film for film in rows(films)}
+    return ((lesion, by_name[lesion.film_id]) for lesion in rows(lesions))
+
+
+def _window(lesion: Any, film: Any, side: int) -> list[float]:
+    """Window round a lesion as stage `cut` places it on the canonical film, px of the film file."""
+    to_canonical = canonical_transform(film.chest_wall, film.width_px, film.height_px, film.pixel_spacing_mm)
+    box = to_canonical.boxes_to_canonical(np.array([[lesion.x1, lesion.y1, lesion.x2, lesion.y2]]))
+    # mini-MIAS is 0.2 mm already: the canonical film has the file's own size
+    windows = centred_windows(box, side, film.width_px, film.height_px)
+    found: list[float] = to_canonical.boxes_to_film(windows)[0].tolist()
+    return found
+
+
+def load_benchmark(catalog: Path, archive: str | None) -> Benchmark:
+    """The benchmark's truth: the tables of a catalogue where they are, else made from the archive (10 s).
+
+    Args:
+        catalog: folder of films.csv and lesions.csv.
+        archive: path or URL of the archive, as MIAS_ARCHIVE gives it; it is unpacked and thrown away.
+
+    Raises:
+        MammoError: when neither is there.
+        BadInputError: when the tables are not those of mini-MIAS as this version reads it.
+    """
+    if all((catalog / name).is_file() for name in ("films.csv", "lesions.csv")):
+        films, lesions = read_table(catalog / "films.csv", FILMS), read_table(catalog / "lesions.csv", LESIONS)
+    elif archive:
+        films, lesions = _from_archive(archive)
+    else:
+        raise MammoError(NO_TRUTH.format(folder=catalog))
+    _check_tables(str(catalog), films, lesions)
+    folds = committed_folds(mini_mias.DATASET)
+    assert folds is not None
+    return Benchmark(films, lesions, benchmark_patches(films, lesions), folds)
+
+
+def _from_archive(archive: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    with tempfile.TemporaryDirectory() as folder:
+        films = Path(folder) / "films"
+        path = mini_mias_archive.obtain_archive(archive, Path(folder))
+        mini_mias_archive.unpack(path, films, mini_mias_archive.official_manifest())
+        boxes = {file.stem: breast_box(breast_mask(eight_bits(read_pgm(file)))) for file in films.glob("*.pgm")}
+        return mini_mias.build_tables(films, mini_mias.DATASET, boxes)
+
+
+def _check_tables(where: str, films: pd.DataFrame, lesions: pd.DataFrame) -> None:
+    official = mini_mias_archive.official_manifest()
+    problems = []
+    if dict(zip(films["film_id"], films["sha256"], strict=True)) != official:
+        sets = ", ".join(sorted(set(films["dataset"])))
+        problems.append(f"films.csv does not list the {len(official)} films of mini-MIAS (its data set: {sets})")
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(lesions, Path(folder) / "lesions.csv")
+        if sha256_of(Path(folder) / "lesions.csv") != LESIONS_SHA256:
+            problems.append("lesions.csv is not what this version makes of the official Info.txt")
+    raise_if_any(where, problems, "Make the tables again: `mammo-ml repro catalog` with MIAS_ARCHIVE set.")
+
+
+def committed_file(name: str) -> Path:
+    """One of mini-MIAS's committed tables, `folds` or `normal_patches`."""
+    return Path(str(files("mammo_ml.datasets") / f"{mini_mias.DATASET}_{name}.csv"))
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes."""
+    return sha256(path.read_bytes()).hexdigest()
