@@ -177,7 +177,9 @@ def test_a_new_seed_of_the_detectors_training_runs_no_stage_of_the_classifier(
 ) -> None:
     parameters("train_detector.training.seed", 2)
     changed = run.changed_stages()
-    assert changed == ["finalize_detector", "leaky_detector", "predict_detector", "train_detector", "tune_detector"]
+    trained = ["finalize_detector", "leaky_detector", "predict_detector", "train_detector", "tune_detector"]
+    # which audits what the detector starts from, in seconds
+    assert changed == [*trained, "validate_cuts"]
 
 
 def test_editing_the_figures_module_reruns_the_evaluations_alone(run: PhantomRun) -> None:
