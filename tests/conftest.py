@@ -6,12 +6,14 @@ import shutil
 import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mammo_ml.reporting.reliability_table import BARS
-from tests.pipelines.phantom_run import PhantomRun, make_phantom_run
+
+if TYPE_CHECKING:
+    from tests.pipelines.phantom_run import PhantomRun
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("mammo_ml", "pipelines", "expectations", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
@@ -135,6 +137,9 @@ def copy_project() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path]) -> PhantomRun:
+def run(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[[Path], Path]) -> "PhantomRun":
     """One small pass of the whole pipeline; whoever changes something in it works on a copy of its workspace."""
+    # imported here: tests of this file use it in folders of their own, where there is no package `tests`
+    from tests.pipelines.phantom_run import make_phantom_run
+
     return make_phantom_run(tmp_path_factory.mktemp("phantom"), copy_project)

@@ -110,7 +110,9 @@ def test_both_models_are_challengers_and_the_gate_decides_as_before(
         for workspace in (run.workspace, folder)
     ]
     assert re.search(r"\[pass\]  files are intact", answers[1])
-    assert answers[1] == answers[0]
+    # how fast it is is measured anew by each of the two commands
+    live, rebuilt = (re.sub(r"[\d.]+ s per film", "some s per film", answer) for answer in answers)
+    assert rebuilt == live
 
 
 def test_no_stage_ran_for_it(run: PhantomRun, clone: tuple[Path, str]) -> None:
