@@ -20,7 +20,7 @@ BARS: Mapping[str, str] = {
     "a PNG by another name.",
     "D3": "Films and rows do not pair up: one without the other, one film under two names, two films swapped.",
     "D4": "A byte is flipped in the DVC cache, or on the remote, and the file restored from there.",
-    "D5": "A 12-bit ramp is read from PGM and PNG of 16 bits (DICOM: not yet).",
+    "D5": "A 12-bit ramp is read from PGM, PNG and TIFF of 16 bits, and from DICOM.",
     "L1": "Every row of the real list is accounted for; a reader that keeps a film's first row is told apart.",
     "L2": "The lesions without a location are counted on the real list, and stay positives.",
     "L3": "Coordinates are read unflipped, with x and y swapped, flipped twice.",
