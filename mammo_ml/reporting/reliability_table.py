@@ -48,19 +48,19 @@ BARS: Mapping[str, str] = {
     "G6": "Training is killed: what does its run say?",
     "M1": "A model's files are changed in a byte, swapped between versions, added to, removed, linked, edited.",
     "M2": "Model files are hostile: pickles, impossible headers, wrong shapes, values that are no numbers.",
-}
-"""What is done to the platform, by bar; the order is that of the document."""
-LATER: Mapping[str, str] = {
-    "S1": "Requests are too large, too slow, or lie about their length.",
     "S2": "Small files unfold to huge films.",
     "S3": "Films are mutated at random.",
     "S4": "Files are no films of the breast.",
     "S5": "One film comes in different formats and forms.",
-    "S6": "Names hold paths, markup or other hosts.",
+    "S6": "Names hold paths, markup or other hosts; DICOM files hold the names of patients.",
+}
+"""What is done to the platform, by bar; the order is that of the document."""
+LATER: Mapping[str, str] = {
+    "S1": "Requests are too large, too slow, or lie about their length.",
     "S7": "Many clients ask at once.",
     "S8": "The served model is swapped under load.",
 }
-"""Bars of serving, which is not built yet; one that is moves to `BARS`."""
+"""Bars of a server of our own, which is not built yet; one that is moves to `BARS`."""
 DOCUMENT = Path("docs/reliability.md")
 NOT_SHOWN = "NOT SHOWN"
 TITLE = """\

@@ -108,6 +108,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.bar("S2")
 def test_s2_a_small_dicom_file_that_unfolds_to_a_huge_one_costs_neither_memory_nor_time(tmp_path, record_property):
     small = bombs()
     for number, data in enumerate(small.values()):
@@ -174,6 +175,7 @@ print(n_read, n_refused, slowest)
 """
 
 
+@pytest.mark.bar("S3")
 def test_s3_a_mutated_dicom_file_is_read_or_refused_by_name_and_never_anything_else(tmp_path, record_property):
     for number, data in enumerate(seeds()):
         (tmp_path / str(number)).write_bytes(data)
@@ -193,6 +195,7 @@ def test_s3_a_mutated_dicom_file_is_read_or_refused_by_name_and_never_anything_e
     )
 
 
+@pytest.mark.bar("S3")
 def test_s3_no_dicom_film_cut_off_at_any_byte_is_read(record_property):
     n_cut = 0
     for what, whole in zip(SYNTAXES, seeds(), strict=True):
@@ -210,6 +213,7 @@ def test_s3_no_dicom_film_cut_off_at_any_byte_is_read(record_property):
 # --- S4: what is no mammogram -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.bar("S4")
 def test_s4_other_pictures_are_refused_with_a_reason(record_property):
     pictures = others()
     for what, pixels in pictures.items():
@@ -228,6 +232,7 @@ def test_s4_other_pictures_are_refused_with_a_reason(record_property):
 # --- S5: one film in many forms ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.bar("S5")
 def test_s5_one_film_in_every_form_is_one_film_to_the_models(record_property):
     deep, flat = film_pixels(12), eight_bits(DescribedFilm(film_pixels(12), 4095))
     tiff = io.BytesIO()
@@ -292,6 +297,7 @@ def dictionary_VR_of(keyword: str) -> str:  # noqa: N802
     return "" if keyword == "PixelData" else dictionary_VR(keyword)
 
 
+@pytest.mark.bar("S6")
 def test_s6_no_name_of_a_patient_is_in_any_film_note_message_log_or_warning(caplog, capfd, record_property):
     files, n_refused = planted_everywhere(), 0
     assert set(PATIENT) & set(KEYWORDS) == set()
@@ -317,6 +323,7 @@ def test_s6_no_name_of_a_patient_is_in_any_film_note_message_log_or_warning(capl
     )
 
 
+@pytest.mark.bar("S6")
 def test_s6_nothing_is_said_by_pydicom_in_threads_either(tmp_path, record_property):
     for number, data in enumerate(planted_everywhere().values()):
         (tmp_path / str(number)).write_bytes(data)

@@ -1,0 +1,107 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_ml.comparisons import DetectorComparison, compared, mean_over_seeds, merged
+from mammo_ml.errors import BadInputError
+from mammo_ml.metrics.detection import MatchedDetections, match_detections
+
+COMMON = {
+    "network": {"base": "small"},
+    "pretrained": "none",
+    "augmentation": {"strength": 0.5},
+    "training": {
+        "budget_samples": 100,
+        "epoch_samples": 10,
+        "batch_size": 2,
+        "learning_rate": 0.001,
+        "weight_decay": 0.01,
+        "patience": 2,
+        "threads": 1,
+        "seed": 1,
+    },
+}
+ASKED = {"seeds": [1, 2], "folds_seed": 20, "resamples": 100, "reference": "plain", "common": COMMON}
+
+
+def comparison(**configurations: object) -> DetectorComparison:
+    return DetectorComparison.model_validate(ASKED | {"configurations": {"plain": {}} | configurations})
+
+
+def found_by(share: float, seed: int, women: int = 40) -> MatchedDetections:
+    """A detector that finds this share of lesions, one on each film of 40 women, and nothing else."""
+    films = pd.DataFrame({"item": [f"film{n}" for n in range(women)]})
+    films = films.assign(film_id=films["item"], patient_id=films["item"])
+    lesions = films[["item"]].assign(
+        x1=10.0, y1=10.0, x2=20.0, y2=20.0, severity="benign", x_px=15, y_px=15, radius_px=5
+    )
+    chosen = np.random.default_rng(seed).permutation(women)[: round(share * women)]
+    boxes = lesions.iloc[chosen][["item", "x1", "y1", "x2", "y2"]].assign(p_benign=0.6, p_malignant=0.3)
+    return match_detections(boxes, lesions, films, "films")
+
+
+def test_a_configuration_differs_in_its_own_keys_alone() -> None:
+    recipe = comparison(slow={"training": {"learning_rate": 0.0001}}).recipe("slow", seed=7)
+    plain = comparison().recipe("plain", seed=7)
+    assert recipe.training.learning_rate == 0.0001
+    assert recipe.training.seed == 7
+    assert recipe.model_copy(update={"training": plain.training}) == plain
+
+
+def test_merging_leaves_what_was_given_as_it_was() -> None:
+    values = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert merged(values, {"a": {"b": 5}, "d": {"e": 6}}) == {"a": {"b": 5, "c": 2}, "d": {"e": 6}}
+    assert values == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+@pytest.mark.parametrize(
+    ("configuration", "changes", "message"),
+    [
+        (
+            "slow",
+            {"training": {"learning_rat": 1}},
+            "unknown key 'training.learning_rat'; did you mean",
+        ),
+        ("slow", {"network": {"base": "tiny"}}, "key 'network.base'"),
+        ("fast", {}, "unknown key 'fast'"),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_configuration(
+    configuration: str, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(BadInputError, match=f"configuration '{configuration}'") as caught:
+        comparison(slow=changes).recipe(configuration, seed=1)
+    assert message in str(caught.value)
+
+
+def test_a_reference_that_is_not_listed_is_refused() -> None:
+    with pytest.raises(ValueError, match="reference 'other' is none of plain"):
+        DetectorComparison.model_validate(ASKED | {"reference": "other", "configurations": {"plain": {}}})
+
+
+def test_a_figure_is_the_mean_over_seeds() -> None:
+    matched = [found_by(0.25, seed=1), found_by(0.75, seed=2)]
+    assert mean_over_seeds(matched)(np.ones(40))["froc_mean"] == pytest.approx(0.5)
+
+
+def test_a_gain_is_paired_and_has_an_interval_that_holds_it() -> None:
+    half, most = [found_by(0.5, 1), found_by(0.5, 2)], [found_by(0.9, 1), found_by(0.9, 2)]
+    found = compared({"plain": half, "better": most}, "plain", resamples=200, seed=1)
+    better = found["better"]
+    assert better["froc_mean_gain"] == pytest.approx(0.4)
+    assert 0 < better["froc_mean_gain_lo"] < 0.4 < better["froc_mean_gain_hi"]
+    # the same lesions, drawn with the same seeds: what both find cancels out
+    assert better["froc_mean_gain_hi"] - better["froc_mean_gain_lo"] < 0.4
+    assert "froc_mean_gain" not in found["plain"]
+    assert found["plain"]["froc_mean_lo"] < 0.5 < found["plain"]["froc_mean_hi"]
+    assert (better["n_seeds"], better["n_films"], better["n_women"]) == (2, 40, 40)
+
+
+def test_the_spread_of_the_seeds_is_shown() -> None:
+    found = compared({"plain": [found_by(0.25, 1), found_by(0.75, 2)]}, "plain", resamples=100, seed=1)["plain"]
+    assert (found["froc_mean_seed_min"], found["froc_mean_seed_max"]) == pytest.approx((0.25, 0.75))
+
+
+def test_models_judged_on_different_women_are_refused() -> None:
+    with pytest.raises(BadInputError, match="judged on different women"):
+        compared({"plain": [found_by(0.5, 1)], "other": [found_by(0.5, 1, women=39)]}, "plain", 100, 1)
