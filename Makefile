@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Compiled modules halve the time a stage takes to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup repro phantom studies starter test test-all reliability lint format ui tuning-ui promote bench readme deps lock clean
+.PHONY: help setup repro phantom studies leakage-lab starter report test test-all reliability lint format ui tuning-ui promote bench readme deps lock clean
 .DEFAULT_GOAL := help
 
 help: ## Explain the targets
@@ -29,11 +29,17 @@ repro: $(READY) ## Run the pipeline: real films (MIAS_ARCHIVE or the official ad
 phantom: $(READY) ## Run the pipeline on phantom films in build/phantom, even where the real ones are at hand
 	$(BIN)/mammo-ml repro --phantom
 
-studies: $(READY) ## Run what cannot be small (hours): pre-training on CBIS-DDSM; needs MAMMO_EXTERNAL
+studies: $(READY) ## Run what cannot be small (hours): pre-training, comparisons, the leakage lab; needs MAMMO_EXTERNAL
 	$(BIN)/dvc repro pipelines/studies/dvc.yaml
+
+leakage-lab: $(READY) ## Measure what leaky splits are worth (an hour), once `make repro` has run; writes reports/studies/leakage_lab/
+	$(BIN)/dvc repro pipelines/studies/dvc.yaml:evaluate_leakage_lab
 
 starter: $(READY) ## Copy pre-trained weights of the studies into the package: make starter BASES="small"
 	$(BIN)/python -m pipelines.studies.ship_starter $(BASES)
+
+report: $(READY) ## Write build/report.html from what the last pass left; WORKSPACE=build/phantom for the phantoms'
+	$(BIN)/mammo-ml report --workspace $(WORKSPACE)
 
 test: $(READY) ## Run the tests that need no root and at most 15 minutes; lists what it left out
 	$(BIN)/pytest -m "not slow"
@@ -60,12 +66,14 @@ ui: $(READY) ## Open the MLflow UI; WORKSPACE=build/phantom for the phantoms' on
 tuning-ui: $(READY) ## Open Optuna's dashboard on the tuning studies; WORKSPACE=build/phantom for the phantoms'
 	$(BIN)/mammo-ml tuning-ui --workspace $(WORKSPACE)
 
-promote: $(READY) ## Show what the gate says of both challengers
+promote: $(READY) ## Show what the gate says of the challengers
 	-$(BIN)/mammo-ml promote mammo-classifier --dry-run --workspace $(WORKSPACE)
 	-$(BIN)/mammo-ml promote mammo-detector --dry-run --workspace $(WORKSPACE)
+	-$(BIN)/mammo-ml promote mammo-locator --dry-run --workspace $(WORKSPACE)
 
 bench: $(READY) ## Measure speed, side by side and as a user meets it (an hour); writes reports/benchmarks/
 	$(BIN)/python -m benchmarks.large_kernel
+	$(BIN)/python -m benchmarks.locator
 	$(BIN)/python -m benchmarks.pipeline
 
 readme: $(READY) ## Rewrite the tables of README.md from the committed metrics and params.yaml

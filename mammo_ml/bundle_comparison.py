@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mammo_ml.models.bundle import FILES, WEIGHTS, Bundle, read_bundle
+from mammo_ml.locator_bundle import LocatorConfig, networks_of, open_bundle
+from mammo_ml.models.bundle import FILES, WEIGHTS, Bundle
 
 LARGEST_PROBABILITY_DIFFERENCE = 0.02
 """Largest difference of any probability, over all tiles (and default boxes) of the phantom film, that still counts.
@@ -93,7 +94,7 @@ def compare(registered: Path, rebuilt: Path, inputs: tuple[str, ...] = ()) -> Co
     equal = {name: (registered / name).read_bytes() == (rebuilt / name).read_bytes() for name in FILES}
     if equal[WEIGHTS]:
         return Comparison(equal, inputs=inputs)
-    one, other = read_bundle(registered), read_bundle(rebuilt)
+    one, other = open_bundle(registered), open_bundle(rebuilt)
     unlike = tuple(_unlike(one.weights, other.weights))
     if unlike or one.config.network != other.config.network:
         return Comparison(equal, unlike, probability_difference=None, inputs=inputs)
@@ -128,6 +129,8 @@ def phantom_probabilities(bundle: Bundle) -> NDArray[np.float64]:
     from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
     from mammo_ml.models.ssd import SsdParameters, build_detector
 
+    if isinstance(bundle.config, LocatorConfig):
+        return np.concatenate([phantom_probabilities(one) for one in networks_of(bundle)])
     pictures = _phantom_tiles(bundle)
     if bundle.config.kind == "classifier":
         return predict_probabilities(

@@ -2,49 +2,23 @@
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mammo_ml import cli_films
+from mammo_ml.cli_common import Workspace, errors_for_people, print_table, store_errors_for_people
 from mammo_ml.errors import MammoError
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from mammo_ml.registry import GateParameters
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Mammography models you can believe.")
-Workspace = Annotated[
-    Path, typer.Option("--workspace", "-w", help="Folder with dvc.yaml; build/phantom holds the phantoms' one.")
-]
-Model = Annotated[str, typer.Argument(metavar="NAME", help="mammo-classifier or mammo-detector.")]
+app.add_typer(cli_films.app)
+Model = Annotated[str, typer.Argument(metavar="NAME", help="mammo-classifier, mammo-detector or mammo-locator.")]
 
 REFERENCE_HELP = "Which version: NAME@champion, NAME@challenger or NAME/VERSION."
-
-
-@contextmanager
-def _errors_for_people() -> Iterator[None]:
-    """Print an error that is made for people without a traceback, and end with 1."""
-    try:
-        yield
-    except (MammoError, OSError) as error:
-        typer.secho(f"\n{error}", fg="red", err=True)
-        raise typer.Exit(1) from None
-
-
-@contextmanager
-def _store_errors_for_people() -> Iterator[None]:
-    """The same, and errors of MLflow's store beside them."""
-    from mammo_ml.tracking import store_errors
-
-    with _errors_for_people():
-        try:
-            yield
-        except store_errors() as error:
-            raise MammoError(f"MLflow's store: {error}") from None
 
 
 @app.command()
@@ -64,7 +38,7 @@ def repro(
     from mammo_ml import repro as pipeline
 
     begin = time.monotonic()
-    with _errors_for_people():
+    with errors_for_people():
         pipeline_run.die_with_make()
         root = Path.cwd()
         pipeline.check_parameters(root)
@@ -82,9 +56,13 @@ def repro(
                 banner = pipeline.PHANTOM_BANNER.format(reason=reason, workspace=place)
                 typer.secho(banner, fg="yellow", bold=True, err=True)
             pipeline.reproduce(place, targets or [])
-            with _store_errors_for_people():
+            with store_errors_for_people():
                 _track(place)
+            # a part of the pipeline is no pass to report on
+            told = None if targets else _report_of_pass(place)
         typer.echo(pipeline.closing_words(place))
+        if told:
+            typer.echo(f"\n{told}")
         minutes, seconds = divmod(round(time.monotonic() - begin), 60)
         typer.echo(f"\nTotal time: {minutes} min {seconds} s")
 
@@ -98,8 +76,39 @@ def _track(workspace: Path) -> None:
 @app.command()
 def track(workspace: Workspace = Path()) -> None:
     """Record and register in MLflow what the outputs hold and the store lacks, as after `dvc pull`."""
-    with _store_errors_for_people():
+    with store_errors_for_people():
         _track(workspace.resolve())
+
+
+def _report_of_pass(workspace: Path) -> str:
+    from datetime import date
+
+    from mammo_ml.reporting.report import report_of_pass
+
+    return report_of_pass(workspace, date.today().isoformat())
+
+
+@app.command()
+def report(
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write here and leave MLflow alone; build/report.html by default."),
+    ] = None,
+    workspace: Workspace = Path(),
+) -> None:
+    """Write what the last pass made into one HTML file: figures, curves, failures, data, times, and what is missing.
+
+    `mammo-ml repro` does it at the end of a whole pass and records the file in MLflow with the pass.
+    """
+    from datetime import date
+
+    from mammo_ml.reporting.report import record_report, write_report
+
+    with store_errors_for_people():
+        path = write_report(workspace, out, date.today().isoformat())
+        if out is None:
+            record_report(workspace.resolve(), path)
+        typer.echo(f"Report: {path.resolve().as_uri()}")
 
 
 @app.command()
@@ -120,7 +129,7 @@ def promote(
     """Make the challenger of NAME its champion, if the gate in params.yaml lets it; ends with 1 if not."""
     from mammo_ml import registry
 
-    with _store_errors_for_people():
+    with store_errors_for_people():
         gate = _gate(workspace)
         place = workspace.resolve()
         decision = registry.promote(name, place, gate, number=version, override=override, dry_run=dry_run)
@@ -138,7 +147,7 @@ def rollback(
     """Make the champion before the present one champion again; mends an alias that was moved by hand."""
     from mammo_ml import registry
 
-    with _store_errors_for_people():
+    with store_errors_for_people():
         done = registry.rollback(name, workspace.resolve(), reason)
     before = "no version" if done.before is None else f"version {done.before}"
     typer.echo(f"{name}: champion is version {done.to}; it was {before}")
@@ -149,9 +158,9 @@ def models(workspace: Workspace = Path()) -> None:
     """List registered models: versions, aliases, primary figures, data, and whether the audit knows the champions."""
     from mammo_ml.registry import overview
 
-    with _store_errors_for_people():
+    with store_errors_for_people():
         table, lines = overview.models(workspace.resolve())
-    _print_table(table)
+    print_table(table)
     typer.echo("\n".join(lines) or "No model is registered yet: `make repro` registers both.")
 
 
@@ -165,11 +174,11 @@ def history(
     from mammo_ml.datasets.catalog import write_table
     from mammo_ml.registry import overview
 
-    with _store_errors_for_people():
+    with store_errors_for_people():
         if csv is not None:
             write_table(overview.history(name, workspace.resolve()), csv)
         table = overview.history(name, workspace.resolve(), brief=True)
-        _print_table(table)
+        print_table(table)
         if (table["record"] != "sound").any():
             raise typer.Exit(1)
 
@@ -185,9 +194,9 @@ def compare(
     """Show how much better version A is than B on the same women: paired differences with 95 % intervals."""
     from mammo_ml.registry import overview
 
-    with _store_errors_for_people():
+    with store_errors_for_people():
         labels, differences = overview.compare(first, second, workspace.resolve(), _gate(workspace), name)
-        _print_table(overview.comparison_table(labels, differences))
+        print_table(overview.comparison_table(labels, differences))
         typer.echo(overview.HOW_TO_READ.format(first=labels[0], second=labels[1]))
         if out is not None:
             overview.draw_comparison(labels, differences, out)
@@ -198,21 +207,6 @@ def _gate(workspace: Path) -> "GateParameters":
     from mammo_ml.parameters import read_section
 
     return read_section(workspace / "params.yaml", "gate", registry.GateParameters)
-
-
-def _print_table(table: "DataFrame") -> None:
-    """Print a table in columns; where this is no terminal (a pipe, a file), as wide as it needs to be."""
-    import pandas as pd
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=1000)
-    shown = Table(*map(str, table.columns), box=box.SIMPLE_HEAD)
-    for row in table.astype(object).itertuples(index=False):
-        shown.add_row(*("" if pd.isna(value) else str(value) for value in row))
-    console.print(shown)
 
 
 @app.command()
@@ -229,11 +223,24 @@ def lineage(
     from mammo_ml import lineage as walk
     from mammo_ml.lineage_tree import tree_of
 
-    with _store_errors_for_people():
+    with store_errors_for_people():
         facts = walk.lineage(walk.open_version(model, workspace.resolve()), workspace.resolve())
         show(tree_of(facts))
         if json_:
             json_.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def card(
+    model: Annotated[str, typer.Argument(metavar="NAME@champion", help=REFERENCE_HELP)],
+    workspace: Workspace = Path(),
+) -> None:
+    """Print the card of a registered model: what it is for, its figures, subgroups and limits, and what is open."""
+    from mammo_ml import lineage as walk
+    from mammo_ml.registry.files import card_of
+
+    with store_errors_for_people():
+        typer.echo(card_of(walk.open_version(model, workspace.resolve()).files))
 
 
 @app.command()
@@ -262,7 +269,7 @@ def reproduce(
     from mammo_ml.bundle_comparison import compare
 
     begin = time.monotonic()
-    with _store_errors_for_people():
+    with store_errors_for_people():
         version = walk.open_version(model, workspace.resolve())
         plan = reproduction.make_plan(version, workspace, folder, anyway=anyway, remake=remake)
         typer.echo(plan)
@@ -313,22 +320,69 @@ def evaluate(
     from mammo_ml.benchmark import load_benchmark
     from mammo_ml.foreign_predictions import read_predictions
 
-    with _errors_for_people():
+    with errors_for_people():
         archive = None if truth else os.environ.get("MIAS_ARCHIVE")
         benchmark = load_benchmark(truth or workspace / "data" / "catalog", archive)
         found = read_predictions(predictions, benchmark, task, looked_at)
         other = read_predictions(against, benchmark, found.task, looked_at) if against else None
         figures = scores.score(found, benchmark)
-        _print_table(scores.figures_table(found.task, figures, scores.committed_figures(found.task, workspace)))
+        print_table(scores.figures_table(found.task, figures, scores.committed_figures(found.task, workspace)))
         typer.echo("\n".join(scores.how_to_read(found, benchmark)))
         if other is not None:
             from mammo_ml.registry import overview
 
             labels = ("predictions", "against")
-            _print_table(overview.comparison_table(labels, scores.differences(found, other, benchmark)))
+            print_table(overview.comparison_table(labels, scores.differences(found, other, benchmark)))
             typer.echo(overview.HOW_TO_READ.format(first=labels[0], second=labels[1]))
         if json is not None:
             scores.write_scores(json, predictions, found, figures)
+
+
+@app.command("audit-split")
+def audit_split(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with a row an item, as below.")],
+    films: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="With the pictures that the items name: compares pixels.")
+    ] = None,
+    catalog: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Tells the women of films: data/catalog/films.csv.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A second CSV: each file is then one side and names no role.")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every pair that leaks, as CSV.")] = None,
+) -> None:
+    """Look for leaks in any split: shared women, films, pixels, near-duplicates; ends with 1 if there is one.
+
+    Every two roles are compared, every fold with the others; docs/leak-audit.md tells how. A file may look like this:
+
+    \b
+    item,role,patient_id,label
+    mdb001.png,train,p001,benign
+    mdb003.png,train,p002,normal
+    mdb006_rot90.png,test,p003,normal
+    mdb013.png,test,p007,benign
+
+    mammo-ml audit-split split.csv --films pictures/
+    """  # noqa: D301
+    from tqdm import tqdm
+
+    from mammo_ml import split_audit
+    from mammo_ml.datasets.catalog import write_table
+    from mammo_ml.split_file import read_split
+
+    with errors_for_people():
+        # None: shown on a terminal alone.
+        quiet = None if films else True
+        with tqdm(desc="reading pictures", unit=" pictures", disable=quiet) as bar:
+            split = read_split(file, against, films, catalog, bar.update)
+        with tqdm(desc="comparing pairs", unit=" pairs", unit_scale=True, disable=quiet) as bar:
+            result = split_audit.audit_split(split, bar.update)
+        typer.echo(result)
+        if pairs is not None:
+            write_table(result.pairs, pairs)
+        if not result.audit.leak_free:
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -339,7 +393,7 @@ def ui(
     """Open the MLflow UI on this workspace's runs and models."""
     from mammo_ml import tracking
 
-    with _store_errors_for_people():
+    with store_errors_for_people():
         tracking.serve_ui(workspace.resolve(), port)
 
 
@@ -353,7 +407,7 @@ def serve(
     from mammo_ml import serving
     from mammo_ml.lineage import parse_reference
 
-    with _store_errors_for_people():
+    with store_errors_for_people():
         name, which = parse_reference(model)
         serving.serve(name, which, workspace.resolve(), port)
 
@@ -366,7 +420,7 @@ def tuning_ui(
     """Open Optuna's dashboard on this workspace's tuning studies, also while they run."""
     from mammo_ml import tuning_ui as dashboard
 
-    with _errors_for_people():
+    with errors_for_people():
         dashboard.serve(workspace.resolve(), port)
 
 

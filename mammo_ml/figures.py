@@ -1,13 +1,14 @@
 """Arrays in, Figure out. Colours are Okabe and Ito's, told apart by colour-blind readers too."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import cycle
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Ellipse, Rectangle
 from numpy.typing import NDArray
 
 matplotlib.use("Agg")
@@ -47,6 +48,17 @@ def froc_figure(
     axes.set_xlim(1 / 8, 8)
     axes.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     axes.legend(loc="upper left", fontsize=8, frameon=False)
+    return figure
+
+
+def precision_recall_figure(
+    recalls: Floats, precisions: Floats, band: tuple[Floats, Floats], average: float, title: str
+) -> Figure:
+    """Precision over recall with its 95 % band, all (T,), and the average precision in the legend."""
+    figure, axes = _square(title, "recall (lesions found)", "precision (boxes that are right)")
+    axes.step(recalls, precisions, where="pre", color=BLUE, linewidth=2, label=f"detector, average {average:.2f}")
+    axes.fill_between(recalls, *band, step="pre", color=BLUE, alpha=0.2, label="95 %, women resampled")
+    axes.legend(loc="upper right", fontsize=8, frameon=False)
     return figure
 
 
@@ -96,36 +108,48 @@ def reliability_figure(confidence: Floats, correct: NDArray[np.bool_], title: st
     return figure
 
 
-def boxes_figure(
-    pictures: Sequence[NDArray[np.uint8]],
-    truths: Sequence[Floats],
-    findings: Sequence[tuple[Floats, Floats]],
-    captions: Sequence[str],
-    title: str,
-    columns: int = 4,
-) -> Figure:
-    """Pictures with their true boxes (G, 4) in green, and found boxes (D, 4) with scores (D,) in orange."""
-    rows = max(1, -(-len(pictures) // columns))
-    figure = Figure(figsize=(2.1 * columns, 2.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for number, axes in enumerate(grid.flat):
+@dataclass(frozen=True)
+class MarkedPicture:
+    """A picture uint8 (H, W) with what is marked on it, in its own px.
+
+    Attributes:
+        lesions: boxes (G, 4) of the ellipses that are true.
+        boxes: found boxes (D, 4), with their `scores` (D,) and whether each is a hit, `hits` (D,).
+    """
+
+    pixels: NDArray[np.uint8]
+    caption: str
+    lesions: Floats = field(default_factory=lambda: np.empty((0, 4)))
+    boxes: Floats = field(default_factory=lambda: np.empty((0, 4)))
+    scores: Floats = field(default_factory=lambda: np.empty(0))
+    hits: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=np.bool_))
+
+
+def marked_figure(pictures: Sequence[MarkedPicture], title: str, columns: int, inches: float = 2.1) -> Figure:
+    """Pictures, at least one, side by side: lesions in green, hits in orange, false positives in broken lines."""
+    shapes = np.array([picture.pixels.shape for picture in pictures]).reshape(-1, 2)
+    heights = inches * np.maximum.reduceat(shapes[:, 0] / shapes[:, 1], range(0, len(pictures), columns)) + 0.35
+    figure = Figure(figsize=(inches * columns, heights.sum() + 0.4), layout="constrained")
+    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights.tolist())
+    text_size = max(6.0, 2.6 * inches)
+    for axes in grid.flat:
         axes.axis("off")
-        if number >= len(pictures):
-            continue
-        axes.imshow(pictures[number], cmap="gray", vmin=0, vmax=255)
-        axes.set_title(captions[number], fontsize=6)
-        for box in truths[number] if truths else ():
-            axes.add_patch(_rectangle(box, GREEN))
-        for box, score in zip(*findings[number], strict=True) if findings else ():
-            axes.add_patch(_rectangle(box, ORANGE))
-            axes.text(box[0], box[1], f"{score:.2f}", color=ORANGE, fontsize=6, va="bottom")
+        axes.set_anchor("N")
+    for axes, picture in zip(grid.flat, pictures, strict=False):
+        axes.imshow(picture.pixels, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(picture.caption, fontsize=text_size)
+        for x1, y1, x2, y2 in picture.lesions:
+            true = Ellipse(((x1 + x2) / 2, (y1 + y2) / 2), x2 - x1, y2 - y1, fill=False, edgecolor=GREEN, linewidth=1.5)
+            axes.add_patch(true)
+        for (x1, y1, x2, y2), score, hit in zip(picture.boxes, picture.scores, picture.hits, strict=True):
+            style = "-" if hit else (0, (3, 2))
+            box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=ORANGE, linewidth=1.2, linestyle=style)
+            axes.add_patch(box)
+            ground = {"facecolor": "black", "alpha": 0.8, "edgecolor": "none", "pad": 0.6}
+            place = (max(x1, 0), max(y1, 12))
+            axes.text(*place, f"{score:.2f}", color=ORANGE, fontsize=text_size, va="bottom", bbox=ground)
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-def _rectangle(box: Floats, colour: str) -> Rectangle:
-    x1, y1, x2, y2 = box
-    return Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2)
 
 
 def _square(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:

@@ -16,8 +16,9 @@ import yaml
 from mammo_ml import registry
 from mammo_ml.dvc_record import Record, Stage, differences, find_records, git, has_commit, project_of
 from mammo_ml.errors import BadInputError
+from mammo_ml.locator_bundle import open_bundle
 from mammo_ml.manifest import file_sha256
-from mammo_ml.models.bundle import WEIGHTS, Bundle, folds_sha256, read_bundle
+from mammo_ml.models.bundle import WEIGHTS, Bundle, folds_sha256
 from mammo_ml.splits import committed_folds
 from mammo_ml.tracking import StageEntry, Store, computed_md5
 
@@ -100,7 +101,7 @@ def open_version(reference: str, workspace: Path) -> Version:
     number, files = registry.bundle_of(name, workspace, which)
     client = Store(workspace).client
     found = client.get_model_version(name, str(number))
-    bundle, md5 = read_bundle(files), computed_md5(files)
+    bundle, md5 = open_bundle(files), computed_md5(files)
     return Version(
         name=name,
         number=number,
@@ -166,6 +167,7 @@ def _version(version: Version) -> Facts:
         "kind": config.kind,
         "dataset": config.dataset,
         "phantom": config.phantom,
+        **({"parents": version.tags["parents"]} if "parents" in version.tags else {}),
     }
 
 

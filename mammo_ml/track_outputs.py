@@ -15,14 +15,15 @@ from mammo_ml.errors import BadInputError, MammoError, raise_if_any
 from mammo_ml.parameters import parse_section, read_yaml
 from mammo_ml.tracking import StageEntry, StageRun, Store, TrackedData
 
-Kind = Literal["classifier", "detector"]
-KINDS: tuple[Kind, ...] = ("classifier", "detector")
+Kind = Literal["classifier", "detector", "locator"]
+KINDS: tuple[Kind, ...] = ("classifier", "detector", "locator")
 CHECKS = ("validate_tables", "validate_cuts")
 TUNED_FOR: Mapping[str, str] = {"classifier": "auc_macro", "detector": "froc_mean"}
 """The figure that tuning raises, in trials.csv as `value`."""
 PROTOCOLS: Mapping[str, str] = {
     "classifier": "by_patient",
     "detector": "films_by_patient",
+    "locator": "films_by_patient",
     "leaky_classifier": "patches_at_random_leaky",
     "leaky_detector": "cuts_at_random_leaky",
 }
@@ -118,6 +119,8 @@ def effective_parameters(entry: StageEntry, folder: Path) -> Mapping[str, Any]:
         from mammo_ml.tuning import TuningParameters
 
         return parse_section(entry.parameters.get(entry.stage), TuningParameters, entry.label).model_dump(mode="json")
+    if model == "locator":  # nothing of it is trained
+        return dict(entry.parameters.get("evaluate_locator" if kind == "evaluate" else "predict_locator") or {})
     if kind not in ("train", "leaky", "finalize"):
         return dict(entry.parameters.get(entry.stage) or {})
     from mammo_ml.classifier import ClassifierRecipe
@@ -145,7 +148,7 @@ def register_outputs(
     """Register a finalized model with its figures as challenger; the same contents are registered once.
 
     Args:
-        kind: classifier or detector.
+        kind: classifier, detector or locator.
         model: the bundle `finalize_<kind>` wrote.
         evaluated: the folder of reports `evaluate_<kind>` wrote.
         judged: its folder of data, with the tables of what it was judged against.
@@ -173,6 +176,7 @@ def register_outputs(
         leak_free=data["validate_cuts"]["leak_audit"]["leak_free"] == 1.0,
         data_valid=all(report["validation"]["valid"] == 1.0 for report in data.values()),
         evidence=[path for file in FILES[kind] for path in (evaluated / file, judged / file) if path.is_file()],
+        subgroups=subgroups if (subgroups := evaluated / "subgroups.csv").is_file() else None,
         gate=parse_section(dict(gate), registry.GateParameters, "section 'gate'"),
     )
 

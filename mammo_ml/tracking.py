@@ -502,6 +502,44 @@ def locked_entries(folder: Path) -> list[tuple[StageEntry, dict[str, str]]]:
     return found
 
 
+def stage_seconds(workspace: Path, dataset: str, entries: Iterable[StageEntry]) -> dict[str, float]:
+    """Seconds of the newest finished run of each stage with the same parameters and data, by its label.
+
+    Left out are stages without such a run, runs that were rebuilt from outputs, and evaluations, whose runs hold their
+    logging alone. Reads only: a workspace without a store gets none made.
+    """
+    address, found = store_address(workspace), dict[str, float]()
+    database = _sqlite_file(address)
+    if database is not None and not database.is_file():
+        return found
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=address)
+    experiment = client.get_experiment_by_name(dataset)
+    for entry in entries if experiment is not None else ():
+        if entry.stage.startswith("evaluate_"):
+            continue
+        query = f"attributes.run_name = '{entry.name}' and tags.`mammo.level` = 'stage'"
+        for run in client.search_runs([experiment.experiment_id], query, order_by=["start_time DESC"]):
+            if run.info.status == "FINISHED" and run.data.tags.get("mammo.rebuilt") != "true":
+                found[entry.label] = (run.info.end_time - run.info.start_time) / 1000
+                break
+    return found
+
+
+def log_to_pass(workspace: Path, dataset: str, paths: Iterable[Path]) -> None:
+    """Record files as artifacts of the parent run of the workspace's pass, made where it is missing.
+
+    Raises:
+        MlflowException: when the store fails.
+    """
+    store = Store(workspace)
+    run = store.open_pass(store.experiment(dataset), current_pass(workspace, dataset))
+    with closing(run):
+        run.log_files(paths)
+
+
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 

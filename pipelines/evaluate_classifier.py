@@ -7,10 +7,11 @@ from matplotlib.figure import Figure
 
 from mammo_ml import evaluation, figures
 from mammo_ml.cutting import PatchSet
-from mammo_ml.datasets.catalog import FILMS, LABELS, read_table, write_table
+from mammo_ml.datasets.catalog import FILMS, LABELS, LESIONS, read_table, write_table
 from mammo_ml.metrics.classification import auc, confusion_matrix, malignancy, roc_curve
+from mammo_ml.metrics.subgroups import classifier_subgroups
 from mammo_ml.splits import in_folds, read_folds
-from mammo_ml.truth import ITEMS_FILE, judged_items
+from mammo_ml.truth import ITEMS_FILE, judged_items, judged_lesions
 from pipelines import stage
 from pipelines.recording import record_and_register, save_figure
 
@@ -45,6 +46,11 @@ def evaluate_classifier() -> None:
     units = {"patch": patches, "film": films}
     items = [judged_items("by_patient", unit, judged, catalogue) for unit, judged in units.items()]
     write_table(pd.concat(items, ignore_index=True), paths.gallery / ITEMS_FILE)
+    lesions = read_table(paths.catalog / "lesions.csv", LESIONS)
+    truth = expected[expected["kind"] == "lesion"].rename(columns={"patch_id": "item", "label": "severity"})
+    true = judged_lesions("by_patient", truth, lesions, catalogue)
+    by_subgroup = classifier_subgroups(patches, true, items[0], parameters.resamples, parameters.seed)
+    write_table(by_subgroup, paths.out / "subgroups.csv")
     _draw(patches, films, paths)
     save_figure(_gallery(patches, patch_set), paths.gallery / "best_and_worst.png")
     record_and_register("classifier", parameters, paths)
@@ -79,15 +85,16 @@ def _draw(patches: pd.DataFrame, films: pd.DataFrame, paths: argparse.Namespace)
 def _gallery(patches: pd.DataFrame, patch_set: PatchSet, n: int = 6) -> Figure:
     """Per class, the patches the fold models got most right and most wrong."""
     own = patches.apply(lambda row: row[f"p_{row['label']}"], axis=1)
-    pictures, captions = [], []
+    pictures = []
     index = {name: number for number, name in enumerate(patch_set.patches["patch_id"])}
     for label in LABELS:
         of_label = own[patches["label"] == label].sort_values(kind="stable").index
         for position in [*of_label[::-1][:n], *of_label[:n]]:
             row = patches.loc[position]
-            pictures.append(patch_set.pictures[index[row["item"]], 0])
-            captions.append(f"{row['film_id']} {label}\nP = {own[position]:.2f}")
-    return figures.boxes_figure(pictures, [], [], captions, "Most right (left) and most wrong, per class", 2 * n)
+            pixels = patch_set.pictures[index[row["item"]], 0]
+            caption = f"{row['film_id']} {label}\nP = {own[position]:.2f}"
+            pictures.append(figures.MarkedPicture(pixels, caption))
+    return figures.marked_figure(pictures, "Most right (left) and most wrong, per class", columns=2 * n)
 
 
 if __name__ == "__main__":

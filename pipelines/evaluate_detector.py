@@ -3,14 +3,16 @@
 import argparse
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mammo_ml import evaluation, figures
 from mammo_ml.cutting import CutSet, truth_of_cuts
-from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, LESIONS, read_table, write_table
+from mammo_ml.datasets.catalog import BOX_COLUMNS, BREAST_COLUMNS, FILMS, LESIONS, read_table, rows, write_table
+from mammo_ml.film_pictures import marked_film, panel_films, surest_false_positives
 from mammo_ml.imaging.canonical import check_films, eight_bits
 from mammo_ml.imaging.readers import read_film
 from mammo_ml.metrics.detection import MatchedDetections, match_detections
+from mammo_ml.metrics.precision_recall import precision_recall_band
+from mammo_ml.metrics.subgroups import detector_subgroups, lesion_hit, thresholds_at
 from mammo_ml.splits import RandomSplitParameters, in_folds, read_folds, split_at_random_leaky
 from mammo_ml.truth import ITEMS_FILE, LESIONS_FILE, judged_items, judged_lesions
 from pipelines import stage
@@ -18,6 +20,12 @@ from pipelines.recording import record_and_register, save_figure
 
 COLUMNS = ["protocol", "fold", "unit", "item", "film_id", "patient_id", *BOX_COLUMNS, "p_benign", "p_malignant"]
 RANDOM_BOXES_PER_FILM = 20
+SHOWN_OF_EACH = 4
+TITLES = {
+    "gallery": "Rows: lesions found most surely, lesions found least, films with the surest false positives",
+    "panel": "The fixed panel: films chosen by density and kind of lesion, the same for every model",
+}
+LEGEND = "green: lesion; orange: hit, broken: false positive, at 1 false positive per film"
 
 
 def evaluate_detector() -> None:
@@ -67,8 +75,11 @@ def evaluate_detector() -> None:
     true = [judged_lesions(name, own, lesions, all_films) for name, (_, _, own) in units.items()]
     write_table(pd.concat(items, ignore_index=True), paths.gallery / ITEMS_FILE)
     write_table(pd.concat(true, ignore_index=True), paths.gallery / LESIONS_FILE)
+    by_subgroup = detector_subgroups(matched, judged, true[0], items[0], parameters.resamples, parameters.seed)
+    write_table(by_subgroup, paths.out / "subgroups.csv")
     _draw_froc(matched, match_detections(nothing, truth, films, "films"), parameters, paths)
-    save_figure(_gallery(judged, truth, films, paths), paths.gallery / "films.png")
+    _draw_precision_recall(matched, parameters, paths)
+    _draw_films(matched, judged, true[0].merge(truth[["lesion_id", "film_id"]]), films, paths)
     record_and_register("detector", parameters, paths)
 
 
@@ -91,20 +102,49 @@ def _draw_froc(
     save_figure(figure, paths.out / "froc.png")
 
 
-def _gallery(judged: pd.DataFrame, truth: pd.DataFrame, films: pd.DataFrame, paths: argparse.Namespace) -> Figure:
-    """Films with lesions, the surest hits first and the misses last; three most suspicious boxes on each."""
-    chosen = evaluation.best_and_worst_films(judged, truth, n=8)
-    pictures, truths, findings, captions = [], [], [], []
+def _draw_precision_recall(
+    matched: MatchedDetections, parameters: evaluation.EvaluateParameters, paths: argparse.Namespace
+) -> None:
+    curve = precision_recall_band(matched, parameters.resamples, parameters.seed)
+    write_table(curve.round(6), paths.out / "pr.csv")
+    recall, precision, low, high = curve.to_numpy().T
+    title = f"Boxes of IoU 0.5 or more on films by patient ({len(matched.items)} films)"
+    figure = figures.precision_recall_figure(recall, precision, (low, high), float(precision.mean()), title)
+    save_figure(figure, paths.out / "pr.png")
+
+
+def _draw_films(
+    matched: MatchedDetections,
+    judged: pd.DataFrame,
+    lesions: pd.DataFrame,
+    films: pd.DataFrame,
+    paths: argparse.Namespace,
+) -> None:
+    """Best and worst films, and the fixed panel: what is called at 1 false positive per film."""
+    hits = lesion_hit(judged, lesions, films) >= 0
+    best_and_worst = evaluation.best_and_worst_films(judged, lesions, SHOWN_OF_EACH)
+    chosen = {
+        "gallery": best_and_worst + surest_false_positives(judged, hits, SHOWN_OF_EACH),
+        "panel": panel_films(films, lesions),
+    }
+    [threshold] = thresholds_at(matched.froc(), [1.0])
+    score = judged["p_benign"] + judged["p_malignant"]
     known = films.set_index("film_id")
-    check_films(paths.films, known.loc[chosen])
-    for film_id in chosen:
-        row = known.loc[film_id]
-        pictures.append(eight_bits(read_film(paths.films / row["path"]))[::2, ::2])
-        truths.append(truth.loc[truth["film_id"] == film_id, BOX_COLUMNS].to_numpy() / 2)
-        best = judged[judged["film_id"] == film_id].head(3)
-        findings.append((best[BOX_COLUMNS].to_numpy() / 2, (best["p_benign"] + best["p_malignant"]).to_numpy()))
-        captions.append(f"{film_id} {row['label']}")
-    return figures.boxes_figure(pictures, truths, findings, captions, "True (green) and found (orange) boxes", 8)
+    breasts = known[BREAST_COLUMNS].astype("float64")
+    check_films(paths.films, known.loc[sorted({film_id for one in chosen.values() for film_id in one})])
+
+    def show(film_id: str) -> figures.MarkedPicture:
+        film, own = known.loc[film_id], lesions[lesions["film_id"] == film_id]
+        found = ((judged["film_id"] == film_id) & (score >= threshold)).to_numpy()
+        what = ", ".join(f"{row.kind} {row.severity}" for row in rows(own)) or "normal"
+        caption = f"{film_id}, density {film['density']}: {what}"
+        pixels = eight_bits(read_film(paths.films / film["path"]))
+        return marked_film(pixels, breasts.loc[film_id].to_numpy(), own, judged[found], hits[found], caption)
+
+    for name, film_ids in chosen.items():
+        title = f"{TITLES[name]}\n{LEGEND} (score {threshold:.2f} or more)"
+        figure = figures.marked_figure([show(film_id) for film_id in film_ids], title, SHOWN_OF_EACH, inches=3)
+        save_figure(figure, paths.gallery / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What both evaluating stages do at the end: show everything in MLflow and register the finalized model."""
+"""What the models' evaluating stages do at the end: show everything in MLflow and register the finalized model."""
 
 import argparse
 import sys
@@ -24,7 +24,7 @@ def record_and_register(kind: track_outputs.Kind, parameters: EvaluateParameters
     Both are read from the files just written; where the store fails, `mammo-ml track` does the same later.
     """
     name = f"evaluate_{kind}"
-    read = [paths.predicted, paths.leaky, paths.folds]
+    read = [path for path in (paths.predicted, getattr(paths, "leaky", None), paths.folds) if path]
     with stage.run(name, parameters, read, protocol=track_outputs.PROTOCOLS[kind]) as run:
         track_outputs.shown_by(name, [paths.out, paths.gallery]).log(run)
     gate = stage.section("gate", GateParameters).model_dump()

@@ -1,17 +1,20 @@
-"""Check folds, patches and boxes, audit folds and pre-training for leaks; a failure stops the run before training."""
+"""Check folds, patches and boxes, audit them, films and pre-training for leaks; a failure stops before any training."""
 
 from mammo_ml import leak_audit
+from mammo_ml.copied_films import audit_copies, pairs_of_different_women
 from mammo_ml.cutting import CutSet, PatchSet
 from mammo_ml.data_quality import validate
 from mammo_ml.datasets.catalog import FILMS, read_table
 from mammo_ml.detector import DetectorRecipe, start_of
 from mammo_ml.evaluation import write_metrics
+from mammo_ml.imaging.canonical import check_films, eight_bits
+from mammo_ml.imaging.readers import read_film
 from mammo_ml.splits import N_FOLDS, read_folds, roles_of
 from pipelines import stage
 
 
 def validate_cuts() -> None:
-    paths = stage.arguments(__doc__, "films_table", "folds", "patches", "cuts", "suites", "docs", "out")
+    paths = stage.arguments(__doc__, "films", "films_table", "folds", "patches", "cuts", "suites", "docs", "out")
     folds, patches, cuts = read_folds(paths.folds), PatchSet.load(paths.patches), CutSet.load(paths.cuts)
     tables = {"folds": folds, "patches": patches.patches, "boxes": cuts.boxes}
     report = validate(tables, paths.suites, paths.docs, stage.dataset())
@@ -30,6 +33,9 @@ def validate_cuts() -> None:
     )
     audit.raise_if_leaking()
     films = read_table(paths.films_table, FILMS)
+    check_films(paths.films, films)
+    with stage.bar(pairs_of_different_women(films), "copies of one film under two women", "pair") as advance:
+        audit_copies(films, lambda path: eight_bits(read_film(paths.films / path)), advance).raise_if_leaking()
     ancestry = start_of(stage.section("train_detector", DetectorRecipe)).audit(films)
     ancestry.raise_if_leaking()
     metrics = {

@@ -19,8 +19,8 @@ class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Read the bundle; raises BadInputError naming each file of the version that is not what its manifest says."""
+        from mammo_ml.locator_bundle import open_bundle
         from mammo_ml.manifest import MANIFEST
-        from mammo_ml.models.bundle import read_bundle
         from mammo_ml.registry.files import verify_files
 
         bundle = Path(context.artifacts["bundle"])
@@ -28,13 +28,13 @@ class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         # mlflow tries the model while it logs it, before it has a manifest
         if (model / MANIFEST).exists():
             verify_files(model)
-        self.bundle = read_bundle(bundle)
+        self.bundle = open_bundle(bundle)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Rows of predictions; the columns of `model_input` are those of `predict_with_bundle`."""
-        from mammo_ml.prediction import predict_with_bundle
+        from mammo_ml.locator_bundle import answer
 
-        return predict_with_bundle(self.bundle, model_input)
+        return answer(self.bundle, model_input)
 
 
 mlflow.models.set_model(BundleModel())

@@ -8,29 +8,29 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mammo_ml.datasets.catalog import BOX_COLUMNS, LABELS
+from mammo_ml.datasets.catalog import LABELS
 from mammo_ml.errors import BadInputError, raise_if_any
 from mammo_ml.metrics.classification import film_figures, patch_figures
 from mammo_ml.metrics.detection import match_detections
 from mammo_ml.metrics.froc import froc_figures
-from mammo_ml.metrics.matching import Detections, GroundTruth, match_by_centre
 from mammo_ml.metrics.paired import Difference, Statistic, paired_difference
+from mammo_ml.metrics.subgroups import lesion_hit, subgroups
 from mammo_ml.registry.gate import GateParameters, Kind, SubgroupDifference
-from mammo_ml.truth import CIRCLE, ITEMS, ITEMS_FILE, LESIONS, LESIONS_FILE, read_truth
+from mammo_ml.truth import ITEMS, ITEMS_FILE, LESIONS, LESIONS_FILE, read_truth
 
 PREDICTIONS_FILE = "predictions.csv"
 FILES: Mapping[Kind, tuple[str, ...]] = {
     "classifier": (PREDICTIONS_FILE, ITEMS_FILE),
     "detector": (PREDICTIONS_FILE, ITEMS_FILE, LESIONS_FILE),
+    "locator": (PREDICTIONS_FILE, ITEMS_FILE, LESIONS_FILE),
 }
 """What a version stores to be compared by."""
 PROTOCOLS: Mapping[Kind, tuple[str, ...]] = {
     "classifier": ("by_patient",),
     "detector": ("films_by_patient", "cuts_by_patient"),
+    "locator": ("films_by_patient",),
 }
 PROBABILITIES = [f"p_{label}" for label in LABELS]
-LARGE_MM = 20
-"""Diameter above which a lesion is large: the limit between T1 and T2 (TNM Classification, 8th edition, breast)."""
 CORE: Mapping[Kind, tuple[str, ...]] = {
     "classifier": (
         "by_patient.auc_macro",
@@ -56,6 +56,12 @@ CORE: Mapping[Kind, tuple[str, ...]] = {
         "cuts_by_patient.map_50",
         "cuts_by_patient.ap_50_any",
         "cuts_by_patient.ap_10_any",
+    ),
+    "locator": (
+        "films_by_patient.froc_mean",
+        "films_by_patient.sensitivity_at_0_5_fp",
+        "films_by_patient.sensitivity_at_1_fp",
+        "films_by_patient.sensitivity_at_2_fp",
     ),
 }
 """The figures that `mammo-ml compare` shows."""
@@ -90,7 +96,7 @@ class Evidence:
     @property
     def n_lesions(self) -> int:
         """Number of lesions: for a classifier its patches that are not normal."""
-        if self.kind == "detector":
+        if self.kind != "classifier":
             return len(self.lesions)
         return int(((self.items["unit"] == "patch") & (self.items["label"] != "normal")).sum())
 
@@ -105,7 +111,7 @@ def read_evidence(kind: Kind, files: Mapping[str, Path]) -> Evidence:
     predictions = pd.read_csv(files[PREDICTIONS_FILE], dtype=text, keep_default_na=False)
     items = read_truth(files[ITEMS_FILE], ITEMS)
     none = pd.DataFrame(columns=[column.name for column in LESIONS])
-    lesions = read_truth(files[LESIONS_FILE], LESIONS) if kind == "detector" else none
+    lesions = read_truth(files[LESIONS_FILE], LESIONS) if kind != "classifier" else none
     problems = [f"{ITEMS_FILE}: {item} is there twice" for item in items["item"][_keys(items).duplicated()]]
     if kind == "classifier":
         lacking = items["item"][~_keys(items).isin(_keys(predictions))]
@@ -206,7 +212,7 @@ def subgroup_differences(
 ) -> tuple[SubgroupDifference, ...]:
     """Differences of the primary figure in every subgroup; those with fewer lesions than the gate asks for come last.
 
-    Subgroups are densities and, for a detector, severities, sizes and kinds of lesions.
+    Subgroups are densities for a classifier, and for a detector those of `mammo_ml.metrics.subgroups`.
 
     Raises:
         BadInputError: as `differences` does.
@@ -222,34 +228,16 @@ def subgroup_differences(
 
 
 def _subgroups(own: Evidence) -> Iterator[tuple[str, Evidence]]:
-    for density in sorted(own.items["density"].unique()):
-        yield f"density {density}", own.only((own.items["density"] == density).to_numpy())
     if own.kind == "classifier":
+        for density in sorted(own.items["density"].unique()):
+            yield f"density {density}", own.only((own.items["density"] == density).to_numpy())
         return
-    hit = _lesion_hit(own)
-    size = np.where(own.lesions["diameter_mm"] > LARGE_MM, f"above {LARGE_MM} mm", f"up to {LARGE_MM} mm")
-    by = {"severity": own.lesions["severity"].to_numpy(), "size": size, "kind": own.lesions["kind"].to_numpy()}
-    for what, groups in by.items():
-        for group in sorted(set(groups)):
-            yield f"{what} {group}", _only_lesions(own, groups == group, hit)
+    hit = lesion_hit(own.predictions, own.lesions, own.items)
+    for group in subgroups(own.lesions, own.items):
+        yield f"{group.what} {group.value}", _only_lesions(own, group.lesions, hit)
 
 
 def _only_lesions(own: Evidence, lesions: NDArray[np.bool_], hit: NDArray[np.int64]) -> Evidence:
     """Leave out the other lesions (G,) and the boxes (D,) that hit them: neither found nor false positives."""
     elsewhere = (hit >= 0) & ~lesions[hit]
     return replace(own, lesions=own.lesions[lesions], predictions=own.predictions[~elsewhere])
-
-
-def _lesion_hit(own: Evidence) -> NDArray[np.int64]:
-    """Row of the lesion that each box (D,) hits, or -1."""
-    index = pd.Index(own.items["item"])
-    boxes, truth = own.predictions, own.lesions
-    scores = boxes[["p_benign", "p_malignant"]].to_numpy(dtype=np.float64).sum(axis=1)
-    return match_by_centre(
-        Detections(index.get_indexer(boxes["item"]).astype(np.int64), boxes[BOX_COLUMNS].to_numpy(np.float64), scores),
-        GroundTruth(
-            index.get_indexer(truth["item"]).astype(np.int64),
-            truth[BOX_COLUMNS].to_numpy(np.float64),
-            truth[CIRCLE].to_numpy(np.float64),
-        ),
-    )

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mammo_ml.errors import BadInputError, raise_if_any
+from mammo_ml.locator_bundle import answer, open_bundle
 from mammo_ml.manifest import file_sha256
-from mammo_ml.models.bundle import Bundle, folds_sha256, read_bundle
+from mammo_ml.models.bundle import Bundle, folds_sha256
 from mammo_ml.registry.comparison import FILES, Evidence, differences, read_evidence, subgroup_differences
 from mammo_ml.registry.files import BUNDLE, run_file, verified_folder
 from mammo_ml.registry.gate import (
@@ -39,7 +40,8 @@ def alias(store: Store, name: str, which: str) -> int | None:
 
 def kind_of(found: Any) -> Kind:
     """Kind of a version."""
-    return "detector" if found.tags.get("kind") == "detector" else "classifier"
+    kinds: dict[str, Kind] = {"detector": "detector", "locator": "locator"}
+    return kinds.get(found.tags.get("kind", ""), "classifier")
 
 
 # ------------------------------------------------------------------------------------------------------- its files
@@ -140,7 +142,7 @@ def candidate_facts(store: Store, found: Any) -> CandidateFacts:
         data_valid=tags.get("data_valid") == "true",
         faults=tuple(faults),
         figures=figures,
-        seconds_per_film=None if faults else seconds_per_film(read_bundle(verified_folder(store, found) / BUNDLE)),
+        seconds_per_film=None if faults else seconds_per_film(open_bundle(verified_folder(store, found) / BUNDLE)),
     )
 
 
@@ -212,7 +214,6 @@ def seconds_per_film(bundle: Bundle) -> float:
 
     from mammo_ml.datasets.phantom import PhantomParameters, draw, plan
     from mammo_ml.imaging.readers import format_pgm
-    from mammo_ml.prediction import predict_with_bundle
 
     film = next(film for film in plan(PhantomParameters(women=20, seed=1)) if film.lesions)
     image = base64.b64encode(format_pgm(draw(film, seed=1))).decode()
@@ -220,6 +221,6 @@ def seconds_per_film(bundle: Bundle) -> float:
     seconds = []
     for _ in range(1 + TIMED_FILMS):
         begin = time.perf_counter()
-        predict_with_bundle(bundle, frame)
+        answer(bundle, frame)
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds[1:])

@@ -29,6 +29,7 @@ from mammo_ml.imaging.readers import format_pgm
 from mammo_ml.manifest import MANIFEST, file_sha256, verify_manifest, write_manifest
 from mammo_ml.models.bundle import BundleConfig
 from mammo_ml.registry.gate import Kind
+from mammo_ml.reporting.full_card import CARD
 from mammo_ml.tracking import StageRun, Store
 
 BUNDLE = "artifacts/bundle"
@@ -55,8 +56,9 @@ def log_version(
     metrics_text: str,
     evidence: Sequence[Path],
     tags: Mapping[str, str],
+    card: str,
 ) -> int:
-    """Log a bundle as an MLflow model, sign its files and its tags, and register it; returns the version."""
+    """Log a bundle and its card as an MLflow model, sign files and tags, and register it; returns the version."""
     import mlflow
     import pandas as pd
 
@@ -83,13 +85,13 @@ def log_version(
                 input_example=pd.DataFrame([_example_film(config)]),
                 pip_requirements=_requirements(),
             )
-        manifest_sha256 = _sign_files(store, logged.model_id, name, tags, Path(scratch))
+        manifest_sha256 = _sign_files(store, logged.model_id, name, tags, card, Path(scratch))
         registered = mlflow.register_model(logged.model_uri, name, tags={**tags, "manifest_sha256": manifest_sha256})
         return int(registered.version)
 
 
-def _sign_files(store: Store, model_id: str, name: str, tags: Mapping[str, str], scratch: Path) -> str:
-    """Add manifest and signature to the logged files; returns the manifest's hash."""
+def _sign_files(store: Store, model_id: str, name: str, tags: Mapping[str, str], card: str, scratch: Path) -> str:
+    """Add card, manifest and signature to the logged files; returns the manifest's hash."""
     added = scratch / "added"
     (scratch / "logged").mkdir()
     logged = _download(store, f"models:/{model_id}", scratch / "logged")
@@ -98,8 +100,10 @@ def _sign_files(store: Store, model_id: str, name: str, tags: Mapping[str, str],
         (added / place).mkdir(parents=True, exist_ok=True)
         (added / place / BYTE_CODE).write_text(NO_BYTE_CODE, encoding="utf-8")
         shutil.copy2(added / place / BYTE_CODE, logged / place / BYTE_CODE)
+    (logged / CARD).write_text(card, encoding="utf-8")
     manifest_sha256 = write_manifest(logged)
-    shutil.copy2(logged / MANIFEST, added / MANIFEST)
+    for file in (CARD, MANIFEST):
+        shutil.copy2(logged / file, added / file)
     content = {"name": name, "manifest_sha256": manifest_sha256, "tags": dict(tags)}
     (added / SIGNATURE).write_text(signing.sign(content), encoding="utf-8")
     store.client.log_model_artifacts(model_id, str(added))
@@ -124,6 +128,7 @@ def signature(kind: Kind) -> Any:
     numbers = {
         "classifier": ["p_normal", "p_benign", "p_malignant"],
         "detector": ["x1", "y1", "x2", "y2", "p_benign", "p_malignant"],
+        "locator": ["x1", "y1", "x2", "y2", "p_benign", "p_malignant", "score"],
     }[kind]
     spacing = ColSpec("double", "pixel_spacing_mm", required=False)
     outputs = [ColSpec("string", "film_id"), *(ColSpec("double", column) for column in numbers)]
@@ -231,6 +236,19 @@ def _meta_faults(path: Path, found: Any) -> list[str]:
     versions = (str(found.version), int(found.version))
     expected = [{"model_name": found.name, "model_version": number} for number in versions]
     return [] if content in expected else [f"{MLFLOW_META} was added, and not by MLflow for this version"]
+
+
+def card_of(bundle: Path) -> str:
+    """Card of the version whose verified bundle this is.
+
+    Raises:
+        BadInputError: when the version is older than cards are.
+    """
+    path = bundle.parents[1] / CARD
+    if not path.is_file():
+        remedy = "Its description in MLflow says the most of it; register it again for the whole card."
+        raise BadInputError(str(bundle.parents[1]), [f"holds no {CARD}: the version is older than cards are"], remedy)
+    return path.read_text(encoding="utf-8")
 
 
 def run_file(store: Store, run_id: str, name: str) -> Path:

@@ -14,7 +14,7 @@ from pydantic import Field
 from mammo_ml.metrics.paired import Difference
 from mammo_ml.parameters import Parameters
 
-Kind = Literal["classifier", "detector"]
+Kind = Literal["classifier", "detector", "locator"]
 Level = Literal["hard", "soft", "warning"]
 FIGURE = r"^[a-z0-9_]+\.[a-z0-9_]+$"
 EVALUATE_AGAIN = "evaluate and register it again: `dvc repro`, then `mammo-ml track`"
@@ -25,6 +25,7 @@ class GateParameters(Parameters):
 
     classifier: str = Field(default="by_patient.auc_macro", pattern=FIGURE)
     detector: str = Field(default="films_by_patient.froc_mean", pattern=FIGURE)
+    locator: str = Field(default="films_by_patient.froc_mean", pattern=FIGURE)
     margin: float = Field(
         default=-0.02, ge=-1, le=1, description="the primary figure's paired lower bound must be above"
     )
@@ -36,7 +37,7 @@ class GateParameters(Parameters):
 
     def primary(self, kind: Kind) -> str:
         """Name of the primary figure of this kind of model."""
-        return {"classifier": self.classifier, "detector": self.detector}[kind]
+        return {"classifier": self.classifier, "detector": self.detector, "locator": self.locator}[kind]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mammo_ml.errors import BadInputError, MammoError
-from mammo_ml.models.bundle import Bundle, read_bundle
+from mammo_ml.locator_bundle import open_bundle
+from mammo_ml.models.bundle import Bundle
 from mammo_ml.parameters import read_yaml
 from mammo_ml.registry import audit
 from mammo_ml.registry.audit import CHAMPION, Audit, Entry, alias_of
@@ -295,10 +296,10 @@ def load_model(name: str, workspace: Path, version_or_alias: int | str = CHAMPIO
     """Version number and bundle of a version or alias, verified; runs no code out of the registry.
 
     Raises:
-        BadInputError: as `bundle_of` and `read_bundle` do.
+        BadInputError: as `bundle_of` and `open_bundle` do.
     """
     number, folder = bundle_of(name, workspace, version_or_alias)
-    return number, read_bundle(folder)
+    return number, open_bundle(folder)
 
 
 def bundle_of(name: str, workspace: Path, version_or_alias: int | str = CHAMPION) -> tuple[int, Path]:

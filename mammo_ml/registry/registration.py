@@ -7,18 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from mammo_ml import signing
 from mammo_ml.dvc_record import training_data
 from mammo_ml.errors import raise_if_any
+from mammo_ml.locator_bundle import LocatorConfig, open_bundle
 from mammo_ml.manifest import file_sha256
-from mammo_ml.models.bundle import BundleConfig, read_bundle
+from mammo_ml.models.bundle import Bundle, BundleConfig
 from mammo_ml.registry.facts import alias, evidence_tag, file_faults
 from mammo_ml.registry.files import log_version
 from mammo_ml.registry.gate import GateParameters, Kind
+from mammo_ml.reporting.full_card import Made, full_card
 from mammo_ml.reporting.model_card import card
 from mammo_ml.tracking import StageRun, Store, computed_md5, current_pass, flat_figures, store_lock
 
-NAMES: dict[Kind, str] = {"classifier": "mammo-classifier", "detector": "mammo-detector"}
+NAMES: dict[Kind, str] = {kind: f"mammo-{kind}" for kind in ("classifier", "detector", "locator")}
 CHALLENGER = "challenger"
 RESERVED = ("kind", "dataset", "phantom", "folds_sha256", "primary_figure", "primary", "git_commit")
 """Tags that only the bundle and the repository can give."""
@@ -33,6 +37,7 @@ def register(
     leak_free: bool,
     data_valid: bool,
     evidence: Sequence[Path] = (),
+    subgroups: Path | None = None,
     tags: Mapping[str, str] | None = None,
     gate: GateParameters | None = None,
 ) -> int:
@@ -50,6 +55,7 @@ def register(
         data_valid: the data validation passed.
         evidence: out-of-fold predictions.csv and what it was judged against (`mammo_ml.registry.comparison.FILES`),
             kept as artifacts of the version's run, each with its hash as a tag.
+        subgroups: subgroups.csv of the evaluation, for the card.
         tags: further tags of the version; `protocol` is the primary figure's unless given.
         gate: names the primary figures.
 
@@ -63,7 +69,7 @@ def register(
     """
     _refuse_reserved(tags or {})
     signing.ensure_key()
-    bundle = read_bundle(bundle_folder)
+    bundle = open_bundle(bundle_folder)
     config = bundle.config
     _refuse_other_films(Store(workspace), name, config)
     metrics_text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
@@ -80,6 +86,8 @@ def register(
     store = Store(workspace)
     a_pass = current_pass(workspace, config.dataset)
     facts |= {"content_sha256": content, "git_commit": a_pass.commit, "git_dirty": _flag_text(a_pass.dirty)}
+    if isinstance(config, LocatorConfig):
+        facts["parents"] = _parents(store, config)
     experiment = store.experiment(config.dataset)
     parent = store.parent_run(experiment, a_pass)
     with store_lock(workspace):
@@ -93,7 +101,8 @@ def register(
         try:
             data = training_data(workspace, f"data/finalize_{config.kind}", computed_md5(bundle_folder))
             StageRun(store, run_id=run_id, name=name).log_data(data, workspace)
-            number = log_version(store, run_id, bundle_folder, name, config, metrics_text, evidence, facts)
+            text = full_card(name, config, flat_figures(metrics), _made(bundle, facts, subgroups))
+            number = log_version(store, run_id, bundle_folder, name, config, metrics_text, evidence, facts, text)
         except BaseException:
             store.client.set_terminated(run_id, "FAILED")
             raise
@@ -101,6 +110,18 @@ def register(
         store.client.update_model_version(name, str(number), card(config, flat_figures(metrics)))
         _point_challenger(store, name)
         return number
+
+
+def _made(bundle: Bundle, facts: Mapping[str, str], subgroups: Path | None) -> Made:
+    commit = facts["git_commit"] + (", with changes that are in no commit" if facts["git_dirty"] == "true" else "")
+    return Made(
+        bundle.training_films,
+        facts["primary_figure"],
+        leak_free=facts["leak_free"] == "true",
+        data_valid=facts["data_valid"] == "true",
+        commit="" if facts["git_commit"] == "no-git" else commit,
+        subgroups=None if subgroups is None else pd.read_csv(subgroups),
+    )
 
 
 def _sound_version(store: Store, known: Sequence[Any]) -> int | None:
@@ -141,6 +162,17 @@ def _version_tags(config: BundleConfig, metrics: Mapping[str, Any], primary: str
         "primary_figure": primary,
         **{f"primary{suffix}": f"{value:.6g}" for suffix, value in shown.items() if value is not None},
     }
+
+
+def _parents(store: Store, config: LocatorConfig) -> str:
+    """Versions that a locator was put together from, as `mammo-classifier/3, mammo-detector/2`."""
+    told = []
+    for parent in config.parents:
+        name = NAMES[parent.kind]
+        query = f"name = '{name}' and tags.`bundle_sha256` = '{parent.bundle_sha256}'"
+        numbers = [int(found.version) for found in store.client.search_model_versions(query)]
+        told.append(f"{name}/{max(numbers)}" if numbers else f"{name}, not registered: {parent.bundle_sha256[:12]}")
+    return ", ".join(told)
 
 
 def _point_challenger(store: Store, name: str) -> None:

@@ -6,13 +6,16 @@ A card is a list of sections, each a function of the model's configuration and i
 import math
 from collections.abc import Callable, Mapping
 
+from mammo_ml.locator_bundle import THRESHOLD, LocatorConfig
 from mammo_ml.models.bundle import BundleConfig
-from mammo_ml.reporting.results_table import COUNTS, ROWS
+from mammo_ml.reporting.results_table import COUNTS, ROWS, Row
 
 Figures = Mapping[str, float]
 """Numbers of metrics.json by protocol and name, as `by_patient.auc_macro`; NaN where one is undefined."""
 USES: Mapping[str, str] = {
     "classifier": "Gives a film its probabilities of being normal, of showing a benign and a malignant lesion.",
+    "locator": "Finds lesions on a film without being told that there is one: a classifier looks at every tile, the "
+    "detector only where that finds it suspicious.",
     "detector": "Marks lesions on a film with boxes, each with its probabilities of being benign and malignant.",
 }
 NOT_FOR = (
@@ -37,6 +40,13 @@ LIMITS = (
 )
 
 
+LOCATOR_ROWS = (
+    Row("detector", "films: AUC, normal against abnormal", "films_by_patient", "film_auc_normal_vs_abnormal"),
+    Row("detector", "lesions lost against the detector everywhere", "films_by_patient", "sensitivity_lost"),
+    Row("detector", "multiply-adds, detector everywhere over ours", "films_by_patient", "compute_saved_ratio"),
+)
+
+
 def card(config: BundleConfig, figures: Figures) -> str:
     """Markdown card of a version, short enough for the description of a version in MLflow.
 
@@ -58,9 +68,16 @@ def _made_from(config: BundleConfig, _: Figures) -> str:
     lines = [
         f"Data set `{config.dataset}`, folds `{config.folds_sha256[:12]}`; `training_films.csv` names every film.",
         f"Sees windows of {millimetres:g} mm ({window.window_px} px) as {window.input_px} px.",
+        *(_parents(config) if isinstance(config, LocatorConfig) else []),
         *(_ancestors(config) or ["Started from random weights: no pre-training."]),
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _parents(config: LocatorConfig) -> list[str]:
+    parents = " and ".join(f"the {one.kind} with bundle `{one.bundle_sha256[:12]}`" for one in config.parents)
+    threshold = config.thresholds[THRESHOLD]
+    return [f"Put together from {parents}; searches tiles whose P(abnormal) is at least {threshold:g}."]
 
 
 def _ancestors(config: BundleConfig) -> list[str]:
@@ -72,7 +89,11 @@ def _ancestors(config: BundleConfig) -> list[str]:
 
 
 def _figures(config: BundleConfig, figures: Figures) -> str:
-    rows = [row for row in ROWS if row.model == config.kind and f"{row.protocol}.{row.figure}" in figures]
+    # a locator is judged by what its detector is judged by on films, and by what it saves
+    locator = isinstance(config, LocatorConfig)
+    kind = "detector" if locator else config.kind
+    known = [row for row in ROWS if row.model == kind] + [*(LOCATOR_ROWS if locator else ())]
+    rows = [row for row in known if f"{row.protocol}.{row.figure}" in figures]
     if not rows:
         return "None of the headline figures was recorded with this version."
     lines = ["| figure | value [95 %] | knowing nothing |", "| --- | ---: | ---: |"]
@@ -81,7 +102,7 @@ def _figures(config: BundleConfig, figures: Figures) -> str:
             _text(figures.get(f"{row.protocol}.{row.figure}{suffix}")) for suffix in ("", "_lo", "_hi", "_baseline")
         )
         lines.append(f"| {row.title} (`{row.protocol}.{row.figure}`) | {value} [{low}, {high}] | {nothing} |")
-    judged = [(figures.get(f"{protocol}.{name}"), unit) for protocol, name, unit in COUNTS[config.kind]]
+    judged = [(figures.get(f"{protocol}.{name}"), unit) for protocol, name, unit in COUNTS[kind]]
     counts = ", ".join(f"{count:,.0f} {unit}" for count, unit in judged if count is not None)
     return "\n".join([*lines, "", MEANING, *(["", f"Judged: {counts}."] if counts else [])])
 

@@ -15,4 +15,5 @@ LEAST_RUN: dict[str, object] = {
     "leaky_detector.values.budget_samples": 32,
     "predict_detector.tiles.step_px": 256,
     "evaluate_detector.resamples": 100,
+    "evaluate_locator.resamples": 100,
 }

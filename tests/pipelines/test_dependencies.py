@@ -91,7 +91,8 @@ def test_editing_pictures_reports_registry_commands_or_tracker_reruns_no_trainin
 
 
 def test_both_models_have_every_kind_of_training_stage() -> None:
-    of_folds = [name for name in EXPENSIVE if name.startswith(TRAINING)]
+    # the locator is put together from both: nothing of it is trained
+    of_folds = [name for name in EXPENSIVE if name.startswith(TRAINING) and not name.endswith("_locator")]
     assert sorted(of_folds) == sorted(f"{kind}{model}" for kind in TRAINING for model in ("classifier", "detector"))
 
 

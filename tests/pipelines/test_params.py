@@ -10,11 +10,14 @@ import pytest
 import yaml
 
 from mammo_ml.classifier import ClassifierRecipe
+from mammo_ml.comparisons import DetectorComparison
 from mammo_ml.datasets.phantom import PhantomParameters
 from mammo_ml.detector import DetectorRecipe, PretrainingRecipe
 from mammo_ml.errors import BadInputError
 from mammo_ml.evaluation import EvaluateParameters
 from mammo_ml.imaging.patches import CutParameters, TileParameters
+from mammo_ml.leakage_lab import LeakageLabParameters
+from mammo_ml.locator_evaluation import LocatorEvaluateParameters, SweepParameters
 from mammo_ml.parameters import Parameters, read_section
 from mammo_ml.prediction import FilmDetectionParameters
 from mammo_ml.registry import GateParameters
@@ -41,7 +44,12 @@ SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
     "predict_detector": (FilmDetectionParameters, "merge.nms_iou", 1.0),
     "leaky_detector": (RandomSplitParameters, "seed", -1),
     "evaluate_detector": (EvaluateParameters, "resamples", "many"),
+    "predict_locator": (SweepParameters, "step", 0.0),
+    "evaluate_locator": (LocatorEvaluateParameters, "seconds_per_tile_detector", 0.0),
     "pretrain_detector": (PretrainingRecipe, "windows.max_offset", 0.6),
+    "compare_detector": (DetectorComparison, "folds_seed", -1),
+    "leakage_lab": (LeakageLabParameters, "min_visible_share", 0.0),
+    "evaluate_leakage_lab": (EvaluateParameters, "resamples", 10),
     "gate": (GateParameters, "classifier", "auc macro"),
 }
 

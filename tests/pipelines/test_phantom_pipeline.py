@@ -84,7 +84,7 @@ def test_it_prints_neither_traceback_nor_warning(run: PhantomRun) -> None:
 def test_its_closing_words_lead_to_files_that_are_there(run: PhantomRun) -> None:
     closing = run.said[run.said.index("Done. To look at:") :]
     links = re.findall(r"file://(\S+)", closing)
-    assert len(links) == 4
+    assert len(links) == 5  # Data Docs, three models' figures, and the report
     assert [link for link in links if not Path(link).is_file()] == []
     assert f"make promote WORKSPACE={run.workspace}" in closing
 
@@ -136,6 +136,14 @@ def test_the_detector_has_the_figures_of_the_architecture_with_bounds_and_baseli
     check_figures(metrics["cuts_at_random_leaky"], [*DETECTOR_FIGURES, "map_50_all_sets"])
 
 
+def test_the_locator_has_the_figures_of_the_architecture_with_bounds_and_baseline(run: PhantomRun) -> None:
+    metrics = run.metrics("evaluate_locator")
+    assert set(metrics) == {"films_by_patient"}
+    saved = ["sensitivity_lost", "compute_saved_ratio", "seconds_saved_ratio", "film_auc_normal_vs_abnormal"]
+    check_figures(metrics["films_by_patient"], [*FROC_FIGURES, *saved])
+    assert 0 <= metrics["films_by_patient"]["threshold"] <= 1
+
+
 def check_figures(figures: dict[str, float], names: list[str]) -> None:
     wanted = [f"{name}{suffix}" for name in names for suffix in ("", "_lo", "_hi", "_baseline")]
     assert [name for name in wanted if name not in figures] == []
@@ -178,8 +186,8 @@ def test_a_new_seed_of_the_detectors_training_runs_no_stage_of_the_classifier(
     parameters("train_detector.training.seed", 2)
     changed = run.changed_stages()
     trained = ["finalize_detector", "leaky_detector", "predict_detector", "train_detector", "tune_detector"]
-    # which audits what the detector starts from, in seconds
-    assert changed == [*trained, "validate_cuts"]
+    # which looks with the detector; and which audits what it starts from, in seconds
+    assert changed == sorted([*trained, "predict_locator", "validate_cuts"])
 
 
 def test_editing_the_figures_module_reruns_the_evaluations_alone(run: PhantomRun) -> None:
@@ -187,7 +195,7 @@ def test_editing_the_figures_module_reruns_the_evaluations_alone(run: PhantomRun
     before = module.read_bytes()
     try:
         module.write_bytes(before + b"\n# another comment\n")
-        assert run.changed_stages() == ["evaluate_classifier", "evaluate_detector"]
+        assert run.changed_stages() == ["evaluate_classifier", "evaluate_detector", "evaluate_locator"]
     finally:
         module.write_bytes(before)
 
@@ -226,7 +234,7 @@ def test_the_recorded_figures_are_those_of_the_reports(run: PhantomRun, client: 
     assert recorded["films_by_patient.froc_mean"] == reported
 
 
-@pytest.mark.parametrize("name", ["mammo-classifier", "mammo-detector"])
+@pytest.mark.parametrize("name", ["mammo-classifier", "mammo-detector", "mammo-locator"])
 def test_each_model_is_registered_once_as_challenger_and_as_phantom(client: Any, name: str) -> None:
     (version,) = client.search_model_versions(f"name = '{name}'")
     assert client.get_model_version_by_alias(name, "challenger").version == version.version
@@ -236,7 +244,7 @@ def test_each_model_is_registered_once_as_challenger_and_as_phantom(client: Any,
     assert version.tags["data_valid"] == "true"
 
 
-@pytest.mark.parametrize("name", ["mammo-classifier", "mammo-detector"])
+@pytest.mark.parametrize("name", ["mammo-classifier", "mammo-detector", "mammo-locator"])
 def test_the_gate_explains_every_condition_and_ends_with_its_answer(run: PhantomRun, name: str) -> None:
     finished = run_in(run.project, "mammo_ml.cli", "promote", name, "--dry-run", "--workspace", str(run.workspace))
 
@@ -261,14 +269,19 @@ def test_phantom_models_are_refused_where_real_films_are_at_home(
     assert re.search(r"\[FAIL\]  data set belongs here +model from phantom \(phantom\)", finished.stdout)
 
 
-@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_the_locator_names_the_versions_it_was_put_together_from(client: Any) -> None:
+    version = client.get_model_version_by_alias("mammo-locator", "challenger")
+    assert version.tags["parents"] == "mammo-classifier/1, mammo-detector/1"
+
+
+@pytest.mark.parametrize("kind", ["classifier", "detector", "locator"])
 def test_the_registered_model_answers_a_film_as_the_bundle_on_disk_does(
     run: PhantomRun, client: Any, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     import mlflow
 
-    from mammo_ml.models.bundle import read_bundle
-    from mammo_ml.prediction import predict_with_bundle
+    from mammo_ml.locator_bundle import answer as answer_with
+    from mammo_ml.locator_bundle import open_bundle
     from mammo_ml.tracking import store_address
 
     monkeypatch.setattr(sys, "path", list(sys.path))  # loading a model puts its code first
@@ -284,9 +297,9 @@ def test_the_registered_model_answers_a_film_as_the_bundle_on_disk_does(
         mlflow.set_registry_uri(None)
         mlflow.set_tracking_uri(None)
 
-    expected = predict_with_bundle(read_bundle(run.workspace / "data" / f"finalize_{kind}"), films)
+    expected = answer_with(open_bundle(run.workspace / "data" / f"finalize_{kind}"), films)
     pd.testing.assert_frame_equal(answer, expected)
-    assert len(answer)
+    assert len(answer) or kind == "locator"  # a classifier that learned nothing may let no tile through
     assert answer["seen_in_training"].dtype == bool
 
 

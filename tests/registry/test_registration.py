@@ -67,6 +67,20 @@ def test_the_card_of_a_version_is_its_description(workspace: Path) -> None:
     assert "0.700" in told
 
 
+def test_the_whole_card_is_among_the_signed_files_of_a_version_and_can_be_printed(workspace: Path) -> None:
+    from typer.testing import CliRunner
+
+    from mammo_ml.cli import app
+
+    shown = CliRunner().invoke(app, ["card", f"{NAME}/4", "--workspace", str(workspace)])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.startswith(f"# Model card: {NAME}")
+    assert "items of TRIPOD+AI are answered" in shown.output
+    store = Store(workspace)
+    folder = files.verified_folder(store, store.client.get_model_version(NAME, "4"))
+    assert "model_card.md" in (folder / "manifest.json").read_text(encoding="utf-8")
+
+
 def test_a_reloaded_model_gives_the_same_numbers(workspace: Path) -> None:
     import mlflow
 

@@ -76,7 +76,7 @@ def test_a_detector_that_misses_one_kind_loses_in_that_subgroup_and_nowhere_else
     found = {one.name: one for one in subgroup_differences(detector({"CIRC", "SPIC"}), detector(ALL), FROC, gate)}
     assert set(found) == {
         "density D", "density F", "density G", "kind CALC", "kind CIRC", "kind SPIC", "severity benign",
-        "severity malignant", "size above 20 mm", "size up to 20 mm",
+        "severity malignant", "size radius 5.0 to 15.0 mm", "size radius from 15.0 mm",
     }  # fmt: skip
     assert found["kind CALC"].difference[2:] == (-1.0, -1.0, -1.0)
     assert found["kind CIRC"].difference[2:] == found["kind SPIC"].difference[2:] == (0, 0, 0)
