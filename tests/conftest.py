@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "bar(*ids): shows these bars; record_property('tried', …) says what was injected"
     )
     if file := config.getoption("reliability"):
+        file = config.option.reliability = file.resolve()  # tests change the folder
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("", encoding="utf-8")
 
