@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Compiled modules halve the time a stage takes to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup repro phantom studies leakage-lab starter report test test-all reliability lint format ui tuning-ui promote bench readme deps lock clean
+.PHONY: help setup repro phantom studies leakage-lab starter report test test-all reliability lint format ui serve tuning-ui promote bench readme deps lock clean
 .DEFAULT_GOAL := help
 
 help: ## Explain the targets
@@ -62,6 +62,9 @@ format: $(READY) ## Format the code
 
 ui: $(READY) ## Open the MLflow UI; WORKSPACE=build/phantom for the phantoms' one
 	$(BIN)/mammo-ml ui --workspace $(WORKSPACE)
+
+serve: $(READY) ## Open the lesion locator, web page and REST, on the champions; WORKSPACE=build/phantom for the phantoms'
+	$(BIN)/mammo-ml web --workspace $(WORKSPACE)
 
 tuning-ui: $(READY) ## Open Optuna's dashboard on the tuning studies; WORKSPACE=build/phantom for the phantoms'
 	$(BIN)/mammo-ml tuning-ui --workspace $(WORKSPACE)

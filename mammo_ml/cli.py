@@ -412,6 +412,27 @@ def serve(
         serving.serve(name, which, workspace.resolve(), port)
 
 
+@app.command()
+def web(
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port.")] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Holds the token that is asked for; else MAMMO_TOKEN does.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Also answer when addressed by this name.")
+    ] = None,
+    workspace: Workspace = Path(),
+) -> None:
+    """Open the lesion locator: a web page and a REST interface on the champions, swapped when they change."""
+    with store_errors_for_people():
+        from mammo_ml.web import server
+
+        server.serve(workspace.resolve(), host, port, token_file, tuple(allow_host or ()))
+
+
 @app.command("tuning-ui")
 def tuning_ui(
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 8080,

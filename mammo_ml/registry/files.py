@@ -69,8 +69,8 @@ def log_version(
     with tempfile.TemporaryDirectory() as scratch, fluent(store):
         # a fixed name: the registry finds the bundle of every version under artifacts/bundle
         files = shutil.copytree(bundle_folder, Path(scratch) / "bundle")
-        # without the byte code that the running process leaves behind
-        sources = shutil.copytree(code, Path(scratch) / code.name, ignore=shutil.ignore_patterns(BYTE_CODE))
+        # without the byte code that the running process leaves behind, and the pages that no model needs
+        sources = shutil.copytree(code, Path(scratch) / code.name, ignore=shutil.ignore_patterns(BYTE_CODE, "web"))
         (Path(scratch) / "metrics.json").write_text(metrics_text, encoding="utf-8")
         store.client.log_artifact(run_id, str(Path(scratch) / "metrics.json"))
         for path in evidence:

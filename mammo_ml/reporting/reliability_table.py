@@ -48,19 +48,16 @@ BARS: Mapping[str, str] = {
     "G6": "Training is killed: what does its run say?",
     "M1": "A model's files are changed in a byte, swapped between versions, added to, removed, linked, edited.",
     "M2": "Model files are hostile: pickles, impossible headers, wrong shapes, values that are no numbers.",
+    "S1": "Requests are too large, too slow, or lie about their length.",
     "S2": "Small files unfold to huge films.",
     "S3": "Films are mutated at random.",
     "S4": "Files are no films of the breast.",
     "S5": "One film comes in different formats and forms.",
     "S6": "Names hold paths, markup or other hosts; DICOM files hold the names of patients.",
-}
-"""What is done to the platform, by bar; the order is that of the document."""
-LATER: Mapping[str, str] = {
-    "S1": "Requests are too large, too slow, or lie about their length.",
     "S7": "Many clients ask at once.",
     "S8": "The served model is swapped under load.",
 }
-"""Bars of a server of our own, which is not built yet; one that is moves to `BARS`."""
+"""What is done to the platform, by bar; the order is that of the document."""
 DOCUMENT = Path("docs/reliability.md")
 NOT_SHOWN = "NOT SHOWN"
 TITLE = """\
@@ -112,8 +109,7 @@ def reliability_table(trials: Iterable[Trial]) -> str:
     rows = [(bar, BARS[bar], _tried(by_bar[bar]), _tests(by_bar[bar]), _outcome(by_bar[bar])) for bar in BARS]
     n_shown = sum(row[-1] == "passed" for row in rows)
     table = "\n".join([_line(HEAD), _line(["---"] * len(HEAD)), *map(_line, rows)])
-    later = "\n".join(f"- {bar}: {what}" for bar, what in LATER.items())
-    return f"{TITLE}\n**{n_shown} of {len(BARS)} bars are shown.**\n\n{table}\n\n## Not yet\n\n{later}\n"
+    return f"{TITLE}\n**{n_shown} of {len(BARS)} bars are shown.**\n\n{table}\n"
 
 
 def _line(cells: Sequence[str]) -> str:
