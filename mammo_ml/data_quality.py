@@ -26,8 +26,8 @@ from mammo_ml.datasets.catalog import (
 )
 from mammo_ml.errors import BadInputError
 
-KEY_COLUMNS = ("film_id", "patch_id", "cut_id", "lesion_id", "patient_id")
-"""Columns that name a row in a message; the first two that a table has are used."""
+KEY_COLUMNS = ("row", "film_id", "patch_id", "cut_id", "lesion_id", "patient_id")
+"""Columns that name a row in a message; the first two that a table has are used. `row`: where it stands in a file."""
 MAX_ROWS_NAMED = 10
 _RUN_NAME = "validation"
 _RUN_TIME = datetime(2000, 1, 1, tzinfo=UTC)
@@ -434,11 +434,26 @@ def _lesion_exactly_where_kind(columns: pd.DataFrame, _: float) -> "pd.Series[bo
     return (is_lesion == columns.iloc[:, 2].notna()) & (is_lesion == (columns.iloc[:, 1] != "normal"))
 
 
+def _circle_round_box(columns: pd.DataFrame, tolerance_px: float) -> "pd.Series[bool]":
+    """First four columns, a box; then its centre's x and y and half its longer side, give or take `tolerance_px`."""
+    x1, y1, x2, y2, x, y, radius = (columns.iloc[:, n] for n in range(7))
+    longer = (x2 - x1).where(x2 - x1 >= y2 - y1, y2 - y1)
+    off = pd.concat([(x1 + x2) / 2 - x, (y1 + y2) / 2 - y, longer / 2 - radius], axis=1).abs()
+    return (off <= tolerance_px).all(axis=1) | columns.isna().any(axis=1)
+
+
+def _share_if_known(columns: pd.DataFrame, _: float) -> "pd.Series[bool]":
+    """The last column is from 0 to 1, or null."""
+    return columns.iloc[:, -1].between(0, 1) | columns.iloc[:, -1].isna()
+
+
 RULES: dict[str, Callable[[pd.DataFrame, float], "pd.Series[bool]"]] = {
     "flag_tells_known": _flag_tells_known,
     "role_tells_fold": _role_tells_fold,
     "box_inside_box": _box_inside_box,
     "lesion_exactly_where_kind": _lesion_exactly_where_kind,
+    "circle_round_box": _circle_round_box,
+    "share_if_known": _share_if_known,
 }
 
 

@@ -12,9 +12,11 @@ from urllib.request import Request, urlopen
 import yaml
 
 from mammo_ml import cache_check, pipeline_run
+from mammo_ml.datasets.catalog import write_table
 from mammo_ml.datasets.mini_mias import DATASET
 from mammo_ml.datasets.mini_mias_archive import OFFICIAL_URL
 from mammo_ml.errors import BadInputError, MammoError, raise_if_any
+from mammo_ml.feedback.tables import FOLDER, empty_tables
 from mammo_ml.parameters import read_yaml
 from mammo_ml.splits import N_FOLDS
 
@@ -115,6 +117,10 @@ def make_phantom_workspace(root: Path, workspace: Path, changes: dict[str, objec
         shutil.rmtree(workspace / name, ignore_errors=True)
         # the studies are of real films: DVC would list them as never run
         shutil.copytree(root / name, workspace / name, ignore=shutil.ignore_patterns("__pycache__", "studies"))
+    # the project's corrections are of real films; those of phantoms stay
+    for name, table in empty_tables().items():
+        if not (workspace / FOLDER / f"{name}.csv").is_file():
+            write_table(table, workspace / FOLDER / f"{name}.csv")
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy2(root / name, workspace / name)
     if not (workspace / ".dvc" / "config").is_file():

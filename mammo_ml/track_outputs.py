@@ -90,13 +90,22 @@ def shown_by(stage: str, outputs: Iterable[Path]) -> Shown:
         rows = [_by_column(row) for _, row in table.astype("object").iterrows()]
         trials = [(int(row.pop("trial")), row, {name: row.pop("value")}) for row in rows]
     if not figures and not pages:
-        figures = {"rows": {file.stem: len(pd.read_csv(file)) for file in files if file.suffix == ".csv"}}
+        figures = {"rows": _rows_by_table([file for file in files if file.suffix == ".csv"])}
     shown = [file for file in files if file.suffix in SHOWN or "reports" in file.parts]
     return Shown(figures, epochs, trials, [*shown, *pages])
 
 
 def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, float_precision="round_trip")
+
+
+def _rows_by_table(files: Sequence[Path]) -> dict[str, int]:
+    """Rows of each table by its name, and by its folder's too where an earlier one has the same."""
+    found: dict[str, int] = {}
+    for file in files:
+        name = file.stem if file.stem not in found else f"{file.parent.name}_{file.stem}"
+        found[name] = len(pd.read_csv(file))
+    return found
 
 
 def _by_column(row: "pd.Series[Any]") -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Train the detector that is registered: on all women, with what the folds found, never evaluated on these films."""
 
+import numpy as np
 import pandas as pd
 
-from mammo_ml.cutting import CutSet
 from mammo_ml.datasets.catalog import FILMS, read_table
 from mammo_ml.detector import DetectorRecipe, start_of, task_on_cuts
+from mammo_ml.feedback.teaching import Teaching
 from mammo_ml.models.bundle import BundleConfig, Preprocessing, folds_sha256, write_bundle
 from mammo_ml.prediction import FilmDetectionParameters
 from mammo_ml.recipe import best_on_average
@@ -15,15 +16,15 @@ from pipelines.training_stage import train
 
 
 def finalize_detector() -> None:
-    paths = stage.arguments(__doc__, "films_table", "cuts", "folds", "tuned", "trained", "out")
+    paths = stage.arguments(__doc__, "films_table", "cuts", "feedback", "folds", "tuned", "trained", "out")
     looking = stage.section("predict_detector", FilmDetectionParameters)
     trials = [pd.read_csv(path) for path in sorted(paths.tuned.glob("fold_*/trials.csv"))]
     recipe = stage.section("train_detector", DetectorRecipe).with_values(best_on_average(trials))
     epochs = median_best_epoch(sorted(paths.trained.glob("fold_*/history.csv")))
-    cuts, films = CutSet.load(paths.cuts), read_table(paths.films_table, FILMS)
-    everything = (cuts.cuts["cut_id"] != "").to_numpy()
-    task = task_on_cuts(recipe, cuts, everything, ~everything)
-    train("finalize_detector", task, recipe, [paths.cuts], epochs=epochs, protocol="films_by_patient")
+    teaching, films = Teaching.load(paths.cuts, paths.feedback), read_table(paths.films_table, FILMS)
+    cuts = teaching.cuts
+    task = task_on_cuts(recipe, cuts, teaching.taught, np.zeros(len(cuts.cuts), dtype=np.bool_))
+    train("finalize_detector", task, recipe, [paths.cuts, paths.feedback], epochs=epochs, protocol="films_by_patient")
 
     seen = films[films["film_id"].isin(cuts.cuts["film_id"])].assign(step="training")
     start = start_of(recipe)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from mammo_ml.cutting import CutSet
 from mammo_ml.datasets.catalog import FILMS, LESIONS, read_table
 from mammo_ml.detector import DetectorRecipe, task_on_cuts
 from mammo_ml.evaluation import lesions_of_films, located_films
+from mammo_ml.feedback.teaching import Teaching
 from mammo_ml.imaging.canonical import canonical_films
 from mammo_ml.manifest import MANIFEST
 from mammo_ml.metrics.detection import match_detections
@@ -18,10 +18,10 @@ from pipelines.tuning_stage import tune
 
 
 def tune_detector() -> None:
-    paths = stage.arguments(__doc__, "films", "catalog", "cuts", "folds", "out", fold=True)
+    paths = stage.arguments(__doc__, "films", "catalog", "cuts", "feedback", "folds", "out", fold=True)
     looking = stage.section("predict_detector", FilmDetectionParameters)
-    cuts, folds = CutSet.load(paths.cuts), read_folds(paths.folds)
-    roles = roles_of(folds, cuts.cuts["patient_id"], paths.fold)
+    teaching, folds = Teaching.load(paths.cuts, paths.feedback), read_folds(paths.folds)
+    train, inner = teaching.parts(roles_of(folds, teaching.cuts.cuts["patient_id"], paths.fold))
     lesions = read_table(paths.catalog / "lesions.csv", LESIONS)
     films = located_films(read_table(paths.catalog / "films.csv", FILMS), lesions)
     inner_films = films[roles_of(folds, films["patient_id"], paths.fold) == "inner"].reset_index(drop=True)
@@ -29,7 +29,7 @@ def tune_detector() -> None:
     canonical = list(canonical_films(paths.films, inner_films))
 
     def score(tried: DetectorRecipe, on_step: Callable[[int], None]) -> tuple[float, Fit]:
-        task = task_on_cuts(tried, cuts, roles == "train", roles == "inner")
+        task = task_on_cuts(tried, teaching.cuts, train, inner)
         fitted = fit(task, tried.training, on_step=on_step)
         found = detect_on_films(task.model, canonical, looking).rename(columns={"film_id": "item"})
         return match_detections(found, inner_lesions, inner_films, "films").figures()["froc_mean"], fitted
@@ -41,10 +41,11 @@ def tune_detector() -> None:
         score,
         figure="froc_mean",
         fold=paths.fold,
-        data=[paths.cuts, paths.folds],
+        data=[paths.cuts, paths.feedback, paths.folds],
         files=[
             paths.cuts / "pictures.npy",
             paths.cuts / "boxes.csv",
+            paths.feedback / MANIFEST,
             paths.folds,
             paths.films / MANIFEST,
             paths.catalog / "films.csv",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.pipelines.phantom_run import PhantomRun
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("mammo_ml", "pipelines", "expectations", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+PARTS = ("mammo_ml", "pipelines", "expectations", "feedback", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 NO_SKIPS = "MAMMO_NO_SKIPS"
 """Set to 1 where everything the tests need is there: a skipped test is then a failed one."""
 PHASES = pytest.StashKey[list[pytest.TestReport]]()

@@ -20,11 +20,13 @@ from mammo_ml.registry.files import log_version
 from mammo_ml.registry.gate import GateParameters, Kind
 from mammo_ml.reporting.full_card import Made, full_card
 from mammo_ml.reporting.model_card import card
-from mammo_ml.tracking import StageRun, Store, computed_md5, current_pass, flat_figures, store_lock
+from mammo_ml.tracking import StageRun, Store, TrackedData, computed_md5, current_pass, flat_figures, store_lock
 
 NAMES: dict[Kind, str] = {kind: f"mammo-{kind}" for kind in ("classifier", "detector", "locator")}
 CHALLENGER = "challenger"
-RESERVED = ("kind", "dataset", "phantom", "folds_sha256", "primary_figure", "primary", "git_commit")
+FEEDBACK = Path("data/cut/feedback")
+"""What readers' corrections taught, one centred cut a finding."""
+RESERVED = ("kind", "dataset", "phantom", "folds_sha256", "primary_figure", "primary", "git_commit", "feedback_lesions")
 """Tags that only the bundle and the repository can give."""
 
 
@@ -96,10 +98,11 @@ def register(
         if sound is not None:
             _point_challenger(store, name)
             return sound
+        data = training_data(workspace, f"data/finalize_{config.kind}", computed_md5(bundle_folder))
+        facts |= _taught_by_readers(data, workspace)
         run_tags = {**a_pass.tags, **facts, "stage": "register", "mammo.level": "register"}
         run_id = store.new_run(experiment, f"register {name} · {content[:8]}", run_tags, parent)
         try:
-            data = training_data(workspace, f"data/finalize_{config.kind}", computed_md5(bundle_folder))
             StageRun(store, run_id=run_id, name=name).log_data(data, workspace)
             text = full_card(name, config, flat_figures(metrics), _made(bundle, facts, subgroups))
             number = log_version(store, run_id, bundle_folder, name, config, metrics_text, evidence, facts, text)
@@ -173,6 +176,15 @@ def _parents(store: Store, config: LocatorConfig) -> str:
         numbers = [int(found.version) for found in store.client.search_model_versions(query)]
         told.append(f"{name}/{max(numbers)}" if numbers else f"{name}, not registered: {parent.bundle_sha256[:12]}")
     return ", ".join(told)
+
+
+def _taught_by_readers(data: Sequence[TrackedData], workspace: Path) -> dict[str, str]:
+    """Tag with the number of readers' findings that taught a model; none where they are not among its data, or gone."""
+    taught = next((one for one in data if one.path == FEEDBACK), None)
+    if taught is None or not (workspace / FEEDBACK).is_dir() or computed_md5(workspace / FEEDBACK) != taught.md5:
+        return {}
+    kinds = pd.read_csv(workspace / FEEDBACK / "cuts.csv")["kind"]
+    return {"feedback_lesions": str((kinds == "centred").sum())}
 
 
 def _point_challenger(store: Store, name: str) -> None:

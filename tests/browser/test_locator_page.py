@@ -15,11 +15,13 @@ import pytest
 from playwright.sync_api import Browser, Download, FilePayload, Page, expect
 
 from mammo_ml.datasets.catalog import LESIONS, names, read_table
+from mammo_ml.feedback.importing import import_feedback
 from mammo_ml.locator import LOCATED_COLUMNS, TILE_COLUMNS, Located
 from mammo_ml.locator_bundle import open_bundle
 from mammo_ml.web.app import create_app
 from mammo_ml.web.models import ServedLocator
 from mammo_ml.web.operating_points import operating_points
+from tests.feedback.exports import workspace
 from tests.web.web_toys import evidence, locator_folder, phantom_film, running, service, small_film
 
 pytestmark = pytest.mark.slow
@@ -202,12 +204,22 @@ def test_a_dropped_film_is_read_and_its_corrections_come_out_as_catalog_tables_a
     with page.expect_download() as saved:
         page.get_by_role("button", name="Catalog tables").click()
     files = tables(saved.value)
+    check_comes_back(saved.value, tmp_path / "by_tables")
     with page.expect_download() as saved:
         page.get_by_role("button", name="COCO").click()
     coco = json.loads(Path(saved.value.path()).read_text(encoding="utf-8"))
+    check_comes_back(saved.value, tmp_path / "by_coco")
     check_tables(files, tmp_path)
     check_coco(coco)
     assert complaints == []
+
+
+def check_comes_back(export: Download, folder: Path) -> None:
+    export.save_as(folder / export.suggested_filename)
+    sha = sha256(phantom_film()).hexdigest()
+    project = workspace(folder / "project", {"phantom": sha}, (1024, 1024))
+    done = import_feedback([folder / export.suggested_filename], project)
+    assert done.films[["film", "accepted", "drawn", "shown"]].to_numpy().tolist() == [["phantom", 1, 1, "yes"]]
 
 
 def check_tables(files: dict[str, str], folder: Path) -> None:

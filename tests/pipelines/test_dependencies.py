@@ -148,7 +148,7 @@ def test_a_stage_reads_the_parameters_of_its_own_graph(name: str) -> None:
 def test_every_path_of_a_command_is_a_declared_dependency_or_output(name: str) -> None:
     deps = [ITEM.sub("0", dep) for dep in STAGES[name]["deps"]]
     outs = [ITEM.sub("0", out) for out in outputs_of(name)]
-    words = [word for word in command_of(name)[3:] if "/" in word or word in ("expectations", "reports")]
+    words = [word for word in command_of(name)[3:] if "/" in word or word in ("expectations", "feedback", "reports")]
     paths = [word for word in words if not word.endswith("params.yaml")]
 
     # A folder whose single files are declared counts, and so does a file in a declared folder.
