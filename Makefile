@@ -77,6 +77,7 @@ promote: $(READY) ## Show what the gate says of the challengers
 bench: $(READY) ## Measure speed, side by side and as a user meets it (an hour); writes reports/benchmarks/
 	$(BIN)/python -m benchmarks.large_kernel
 	$(BIN)/python -m benchmarks.locator
+	$(BIN)/python -m benchmarks.server
 	$(BIN)/python -m benchmarks.pipeline
 
 readme: $(READY) ## Rewrite the tables of README.md from the committed metrics and params.yaml

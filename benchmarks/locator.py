@@ -1,7 +1,7 @@
 """Measure the lesion locator on whole films: the cascade against the detector on every tile, in turns.
 
 Run as `python -m benchmarks.locator` on a machine that does nothing else, after `make repro`; writes
-reports/evaluate_locator/timings.json. Both ways start from the film's file and end with its boxes, hold the same
+reports/benchmarks/locator.json. Both ways start from the film's file and end with its boxes, hold the same
 detector and take turns film by film, so that a busy machine slows both alike; a ratio is the median over the films,
 detector everywhere over cascade (above 1: the cascade is faster). `seconds_per_tile` is what a tile costs in the batch
 of its film; its two numbers belong into section `evaluate_locator` of params.yaml. The cold start is a new process from
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--threshold", type=float, help="another than the bundle's")
-    parser.add_argument("--report", type=Path, default=Path("reports/evaluate_locator/timings.json"))
+    parser.add_argument("--report", type=Path, default=Path("reports/benchmarks/locator.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     try:
