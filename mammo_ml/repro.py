@@ -28,12 +28,12 @@ PHANTOM_CHANGES: dict[str, object] = {
     "folds": [0, 1],
     "tune_classifier.budget_samples": 800,
     "train_classifier.training.budget_samples": 4800,
-    "tune_detector.budget_samples": 1200,
+    "tune_detector.budget_samples": 800,
     "tune_detector.space.learning_rate.high": 0.003,
     "train_detector.augmentation.strength": 0.5,
-    "train_detector.training.budget_samples": 7200,
+    "train_detector.training.budget_samples": 3600,
     "train_detector.training.learning_rate": 0.001,
-    "leaky_detector.values.budget_samples": 7200,
+    "leaky_detector.values.budget_samples": 3600,
 }
 """Phantoms are easy and nobody's result: two folds and smaller budgets show every part of the pipeline in minutes. What
 the starter weights know of masses helps little here, so the detector takes larger steps."""
