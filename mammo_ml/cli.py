@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mammo_ml import cli_feedback, cli_films
+from mammo_ml import cli_external, cli_feedback, cli_films
 from mammo_ml.cli_common import Workspace, errors_for_people, print_table, store_errors_for_people
 from mammo_ml.errors import MammoError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Mammography models you can believe.")
 app.add_typer(cli_films.app)
+app.add_typer(cli_external.app)
 app.add_typer(cli_feedback.app, name="feedback")
 Model = Annotated[str, typer.Argument(metavar="NAME", help="mammo-classifier, mammo-detector or mammo-locator.")]
 
@@ -236,12 +237,17 @@ def card(
     model: Annotated[str, typer.Argument(metavar="NAME@champion", help=REFERENCE_HELP)],
     workspace: Workspace = Path(),
 ) -> None:
-    """Print the card of a registered model: what it is for, its figures, subgroups and limits, and what is open."""
+    """Print the card of a registered model: what it is for, its figures, subgroups and limits, and what is open.
+
+    The card is signed with the version; what `mammo-ml validate-external` found since stands below it.
+    """
     from mammo_ml import lineage as walk
+    from mammo_ml.external.record import external_section
     from mammo_ml.registry.files import card_of
 
     with store_errors_for_people():
-        typer.echo(card_of(walk.open_version(model, workspace.resolve()).files))
+        version = walk.open_version(model, workspace.resolve())
+        typer.echo(f"{card_of(version.files)}\n{external_section(version, workspace.resolve())}")
 
 
 @app.command()

@@ -141,7 +141,9 @@ def test_good_tables_pass_and_every_expectation_was_evaluated(tmp_path):
     report = validate(all_tables(), SUITES, tmp_path, "toy")
     assert report.failures == ()
     report.raise_if_failed()
-    written = {path.stem: len(json.loads(path.read_text())["expectations"]) for path in SUITES.glob("*.json")}
+    # those of corrections are evaluated when some come in: tests/feedback/test_importing.py
+    of_stages = [path for path in SUITES.glob("*.json") if not path.stem.startswith("feedback_")]
+    written = {path.stem: len(json.loads(path.read_text())["expectations"]) for path in of_stages}
     assert dict(report.evaluated) == written
     metrics = report.to_metrics()
     assert metrics["expectations_evaluated"] == sum(written.values())

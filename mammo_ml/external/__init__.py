@@ -1,0 +1,1 @@
+"""Registered models judged on films of other collections: docs/external-validation.md."""
