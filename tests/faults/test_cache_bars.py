@@ -75,6 +75,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
     parameters |= {"dataset": "phantom", "ingest": PhantomParameters(women=20).model_dump()}
     (workspace / "params.yaml").write_text(yaml.safe_dump(parameters))
+    shutil.copytree(ROOT / "feedback", workspace / "feedback")
     graph = {
         name: STAGES[name] | {"deps": [dep for dep in STAGES[name].get("deps", []) if dep.startswith("data/")]}
         for name in RUN
