@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mammo_ml import cli_external, cli_feedback, cli_films
+from mammo_ml import cli_dataset, cli_external, cli_feedback, cli_films
 from mammo_ml.cli_common import Workspace, errors_for_people, print_table, store_errors_for_people
 from mammo_ml.errors import MammoError
 
@@ -18,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Mammography 
 app.add_typer(cli_films.app)
 app.add_typer(cli_external.app)
 app.add_typer(cli_feedback.app, name="feedback")
+app.add_typer(cli_dataset.app, name="dataset")
 Model = Annotated[str, typer.Argument(metavar="NAME", help="mammo-classifier, mammo-detector or mammo-locator.")]
 
 REFERENCE_HELP = "Which version: NAME@champion, NAME@challenger or NAME/VERSION."

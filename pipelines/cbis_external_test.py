@@ -36,7 +36,8 @@ def cbis_external_test() -> None:
     write_table(lesions, paths.out / "catalog" / "lesions.csv")
     facts = {
         "name": paths.out.name,
-        "adapter": "cbis_ddsm",
+        "adapter": "pipelines/cbis_external_test.py",
+        "collection": "cbis_ddsm",
         "films": len(films),
         "women": int(films["patient_id"].nunique()),
         "lesions": len(lesions),

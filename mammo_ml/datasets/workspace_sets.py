@@ -12,7 +12,12 @@ from mammo_ml.datasets.catalog import FILMS, LESIONS, read_table
 from mammo_ml.errors import BadInputError
 from mammo_ml.manifest import verify_manifest
 
+SETS = Path("data") / "datasets"
 FACTS = "dataset.json"
+_REMEDY = (
+    "`mammo-ml dataset add PATH` makes one of a folder of films; `dvc repro "
+    "pipelines/studies/dvc.yaml:cbis_external_test` that of the CBIS-DDSM women no model has learned from."
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,24 @@ class DataSet:
     lesions: pd.DataFrame
     films_folder: Path
     facts: Mapping[str, Any]
+
+
+def known_sets(workspace: Path) -> list[str]:
+    """Names of the data sets of a workspace."""
+    return sorted(path.parent.name for path in (workspace / SETS).glob(f"[!.]*/{FACTS}"))
+
+
+def set_folder(name: str, workspace: Path) -> Path:
+    """The folder of a data set.
+
+    Raises:
+        BadInputError: when there is none of that name; naming those there are.
+    """
+    known = known_sets(workspace)
+    if name in known:
+        return workspace / SETS / name
+    told = f"known: {', '.join(known)}" if known else f"{workspace / SETS} holds none"
+    raise BadInputError("data sets", [f"there is no data set '{name}'; {told}"], _REMEDY)
 
 
 def read_set(folder: Path) -> DataSet:

@@ -32,7 +32,7 @@ def refuse_phantoms(phantom_model: bool, data: DataSet, model: str, name: str) -
     Raises:
         BadInputError: when one is synthetic and the other is not.
     """
-    phantom_set = PHANTOM in {*data.films["dataset"], data.facts.get("adapter")}
+    phantom_set = PHANTOM in {*data.films["dataset"], data.facts.get("collection")}
     if phantom_set != phantom_model:
         words = {True: "is made of synthetic films", False: "is made of real films"}
         sides = [f"{name} {words[phantom_set]}, {model} {words[phantom_model]}"]
@@ -42,8 +42,8 @@ def refuse_phantoms(phantom_model: bool, data: DataSet, model: str, name: str) -
 
 def _called(data: DataSet) -> set[str]:
     """Names of the collections that the films of a set may belong to."""
-    adapter = str(data.facts.get("adapter") or "").replace("-", "_")
-    return {*data.films["dataset"], *([adapter] if adapter else [])}
+    collection = str(data.facts.get("collection") or "").replace("-", "_")
+    return {*data.films["dataset"], *([collection] if collection else [])}
 
 
 def same_collection(seen: pd.DataFrame, data: DataSet) -> str:
@@ -67,7 +67,7 @@ def same_collection(seen: pd.DataFrame, data: DataSet) -> str:
 def audit_names(seen: pd.DataFrame, data: DataSet, name: str) -> Audit:
     """Compare women, films and bytes with what a model and its ancestors learned from.
 
-    Films of a set that was read by the adapter of another one (facts: adapter) are also taken for films of that one:
+    Films of a set that are of a published collection (facts: collection) are also taken for films of that one:
     whoever gives CBIS-DDSM a name of his own still has its women.
 
     Args:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mammo_ml import signing
+from mammo_ml.datasets.workspace_sets import SETS
 from mammo_ml.errors import BadInputError
 from mammo_ml.external.report import card_section
 from mammo_ml.external.validation import ExternalFigures
@@ -18,7 +19,6 @@ from mammo_ml.registry.files import run_file
 from mammo_ml.reporting.model_card import card
 from mammo_ml.tracking import StageRun, Store, TrackedData, current_pass, store_errors, store_lock
 
-SETS = Path("data") / "datasets"
 TAG = "external."
 """Begins a tag of a version for each set, signed: run and hash of its metrics.json."""
 METRICS = "metrics.json"

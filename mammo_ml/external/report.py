@@ -12,6 +12,7 @@ from mammo_ml.evaluation import Figures
 from mammo_ml.external.validation import BOUNDS, ExternalFigures
 
 RATE = re.compile(r"at_[0-9_]+_fp")
+BASELINE = "_baseline"
 NOTHING_YET = "None yet: `mammo-ml validate-external MODEL DATASET` makes one."
 CARD_FIGURES = {
     "detector": (
@@ -34,12 +35,20 @@ def names_of(figures: Mapping[str, float]) -> list[str]:
 
 
 def comparison_table(found: ExternalFigures) -> pd.DataFrame:
-    """Table for a reader: figure, internal (out-of-fold), the same on lesion films where that is told, and external."""
-    columns = {"internal (out-of-fold)": found.internal}
-    columns |= {"internal, lesion films": found.lesion_films} if found.lesion_films else {}
-    columns |= {"external": found.external}
+    """Table for a reader: figure, internal (out-of-fold), the same on lesion films where that is told, and external.
+
+    Last, what one who knows nothing reaches there: random boxes on the breasts, by which large lesions are hit; any
+    constant answer for a classifier.
+    """
+    columns = _columns(found.internal, found.lesion_films, found.external)
     rows = [(name, *(value_text(figures, name) for figures in columns.values())) for name in names_of(found.external)]
     return pd.DataFrame(rows, columns=["figure", *columns])
+
+
+def _columns(internal: Figures, lesion_films: Figures, external: Figures) -> dict[str, Figures]:
+    nothing = {name.removesuffix(BASELINE): external[name] for name in external if name.endswith(BASELINE)}
+    columns = {"internal (out-of-fold)": internal, "internal, lesion films": lesion_films, "external": external}
+    return {name: figures for name, figures in (columns | {"external, knowing nothing": nothing}).items() if figures}
 
 
 def value_text(figures: Mapping[str, float], name: str) -> str:
@@ -87,9 +96,8 @@ def card_section(records: Iterable[Mapping[str, Any]], faults: Iterable[str] = (
 
 
 def _set_of_card(record: Mapping[str, Any]) -> str:
-    columns = {"internal (out-of-fold)": _figures(record["internal"])}
-    columns |= {"internal, lesion films": like} if (like := _figures(record["internal_lesion_films"])) else {}
-    columns |= {"external": (external := _figures(record["external"]))}
+    external = _figures(record["external"])
+    columns = _columns(_figures(record["internal"]), _figures(record["internal_lesion_films"]), external)
     counts = ", ".join(f"{external[f'n_{what}']:,.0f} {what}" for what in ("women", "films", "lesions"))
     kind = "classifier" if record["kind"] == "classifier" else "detector"
     names = [name for name in CARD_FIGURES[kind] if not math.isnan(external.get(name, math.nan))]

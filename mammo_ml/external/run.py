@@ -14,13 +14,13 @@ import pandas as pd
 from mammo_ml.answering.film_answers import write_whole
 from mammo_ml.answering.film_models import model_of
 from mammo_ml.datasets.catalog import write_table
-from mammo_ml.datasets.workspace_sets import FACTS, DataSet, read_set
+from mammo_ml.datasets.workspace_sets import DataSet, read_set, set_folder
 from mammo_ml.errors import BadInputError
 from mammo_ml.evaluation import EvaluateParameters, Figures
 from mammo_ml.external import audit
 from mammo_ml.external import figures as shift
 from mammo_ml.external.looking import FilmRecord, boxes_of, classes_of, look_at_set, record_key
-from mammo_ml.external.record import METRICS, SETS, log_validation
+from mammo_ml.external.record import METRICS, log_validation
 from mammo_ml.external.report import metrics_json
 from mammo_ml.external.validation import ExternalFigures, classifier_figures, detector_figures, judged_by_detector
 from mammo_ml.figures import PNG
@@ -97,17 +97,9 @@ def open_set(name: str, workspace: Path) -> DataSet:
     Raises:
         BadInputError: when there is none of that name, or it is damaged or empty.
     """
-    sets = workspace / SETS
-    known = sorted(path.parent.name for path in sets.glob(f"*/{FACTS}"))
-    if name not in known:
-        told = f"known: {', '.join(known)}" if known else f"{sets} holds none"
-        remedy = (
-            "`dvc repro pipelines/studies/dvc.yaml:cbis_external_test` makes that of the CBIS-DDSM women no model has "
-            "learned from."
-        )
-        raise BadInputError("external set", [f"there is no data set '{name}'; {told}"], remedy)
-    data = read_set(sets / name)
-    verify_manifest(data.films_folder, f"Make the set again: {sets / name} was changed after it was made.")
+    folder = set_folder(name, workspace)
+    data = read_set(folder)
+    verify_manifest(data.films_folder, f"Make the set again: {folder} was changed after it was made.")
     check_films(data.films_folder, data.films)
     return data
 

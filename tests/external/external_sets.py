@@ -71,7 +71,7 @@ def phantom_set(folder: Path, dataset: str = "other", n_films: int = 3) -> DataS
     write_manifest(folder / "films")
     write_table(films, folder / "catalog" / "films.csv")
     write_table(lesions, folder / "catalog" / "lesions.csv")
-    facts = {"name": folder.name, "adapter": dataset, "notes": ["Spacing is a guess."]}
+    facts = {"name": folder.name, "collection": dataset, "notes": ["Spacing is a guess."]}
     (folder / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
     return DataSet(films, lesions, folder / "films", facts)
 

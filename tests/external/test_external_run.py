@@ -116,10 +116,10 @@ def test_a_set_that_the_model_has_seen_is_refused_by_name(
     assert "woman1" in told
 
 
-def test_the_adapter_tells_whose_women_a_set_has_whatever_its_name(workspace: Path) -> None:
+def test_the_collection_tells_whose_women_a_set_has_whatever_its_name(workspace: Path) -> None:
     folder = workspace / "data" / "datasets" / "other"
     data = external_run.open_set("other", workspace)
-    renamed = DataSet(data.films.assign(dataset="my_own"), data.lesions, folder / "films", {"adapter": "cbis-ddsm"})
+    renamed = DataSet(data.films.assign(dataset="my_own"), data.lesions, folder / "films", {"collection": "cbis-ddsm"})
     seen = pd.DataFrame(
         [("x", "2" * 64, "cbis_ddsm", "woman2", "pretraining")],
         columns=["film_id", "sha256", "dataset", "patient_id", "step"],

@@ -50,7 +50,9 @@ def test_without_normal_films_nothing_is_told_of_normal_films_and_the_like_of_it
     assert found.external["fp_per_film_at_internal_threshold"] == 1.0
     assert found.internal["sensitivity_at_internal_threshold"] == 0.8
     assert found.lesion_films["froc_mean"] == pytest.approx(0.8)
-    assert list(comparison_table(found)) == ["figure", "internal (out-of-fold)", "internal, lesion films", "external"]
+    assert list(comparison_table(found)) == [
+        *("figure", "internal (out-of-fold)", "internal, lesion films", "external", "external, knowing nothing")
+    ]
 
 
 def test_a_set_of_malignant_lesions_has_no_figure_of_both_classes() -> None:
