@@ -114,6 +114,7 @@ def damaged(pipeline: Path) -> Path:
     return pipeline
 
 
+@pytest.mark.slow
 @pytest.mark.bar("D4")
 @pytest.mark.parametrize(
     ("stage", "reads"),

@@ -14,6 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.films,
+    pytest.mark.slow,
     pytest.mark.skipif("MIAS_ARCHIVE" not in os.environ, reason="MIAS_ARCHIVE is not set: the real films are not here"),
 ]
 

@@ -99,6 +99,7 @@ def test_tracking_again_says_that_nothing_is_lacking(run: PhantomRun, clone: tup
     assert "the store has every run of this pass" in again.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mammo-classifier", "mammo-detector", "mammo-locator"])
 def test_all_models_are_challengers_and_the_gate_decides_as_before(
     run: PhantomRun, clone: tuple[Path, str], name: str

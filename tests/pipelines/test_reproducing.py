@@ -30,6 +30,7 @@ def reproduced(run: PhantomRun) -> dict[str, subprocess.CompletedProcess[str]]:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_phantom_model_is_reproduced_byte_for_byte(
     reproduced: dict[str, subprocess.CompletedProcess[str]], name: str
