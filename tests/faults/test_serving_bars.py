@@ -220,6 +220,7 @@ def test_s3_mutated_films_are_answered_or_refused_and_nothing_else(
 ) -> None:
     small = parse_film(small_film(), "film").pixels
     seeds = [small_film(), encoded(small, "PNG"), encoded(small, "TIFF"), encoded(small, "JPEG"), dicom(small, 8)]
+    assert post(client, small_film()).status_code == 200, "its processes have begun and are not what is measured"
     generator, starts, worst = random.Random(1), served.sandbox.starts, 0.0
     statuses: dict[int, int] = {}
     for n in range(2000):
