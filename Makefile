@@ -35,8 +35,8 @@ studies: $(READY) ## Run what cannot be small (hours): pre-training, comparisons
 leakage-lab: $(READY) ## Measure what leaky splits are worth (an hour), once `make repro` has run; writes reports/studies/leakage_lab/
 	$(BIN)/dvc repro pipelines/studies/dvc.yaml:evaluate_leakage_lab
 
-starter: $(READY) ## Copy pre-trained weights of the studies into the package: make starter BASES="small"
-	$(BIN)/python -m pipelines.studies.ship_starter $(BASES)
+starter: $(READY) ## Copy pre-trained weights of the studies into the package: make starter STARTERS="detector_small classifier_compact"
+	$(BIN)/python -m pipelines.studies.ship_starter $(STARTERS)
 
 report: $(READY) ## Write build/report.html from what the last pass left; WORKSPACE=build/phantom for the phantoms'
 	$(BIN)/mammo-ml report --workspace $(WORKSPACE)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mammo_ml.models.cnni_bcc import PATCH_PX, CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
+from mammo_ml.models.cnni_bcc import PATCH_PX
 from mammo_ml.models.large_kernel import LargeKernelDepthwise, SpectralDepthwise, same_padding
 
 LEARNING_RATE = 1e-3
@@ -90,8 +91,8 @@ def alternate(
 def measure(batch_size: int, repetitions: int) -> dict[str, float]:
     """Return ratios (above 1: ours is faster) and patches per second of training and inference, float32."""
     torch.manual_seed(0)
-    ours = build_classifier(CnniBccParameters(variant="exact"))
-    theirs = with_conv2d(build_classifier(CnniBccParameters(variant="exact")))
+    ours = build_classifier(ClassifierParameters(variant="exact"))
+    theirs = with_conv2d(build_classifier(ClassifierParameters(variant="exact")))
     theirs.load_state_dict(ours.state_dict())
     patches, labels = torch.rand(batch_size, 1, PATCH_PX, PATCH_PX), torch.arange(batch_size) % 3
     with torch.inference_mode():

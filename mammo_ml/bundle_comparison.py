@@ -126,7 +126,7 @@ def phantom_probabilities(bundle: Bundle) -> NDArray[np.float64]:
     They come straight from the network: calibration and suppression of boxes would hide or exaggerate differences.
     """
     from mammo_ml.classifier import predict_probabilities, to_tensor
-    from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+    from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
     from mammo_ml.models.ssd import SsdParameters, build_detector
 
     if isinstance(bundle.config, LocatorConfig):
@@ -134,7 +134,7 @@ def phantom_probabilities(bundle: Bundle) -> NDArray[np.float64]:
     pictures = _phantom_tiles(bundle)
     if bundle.config.kind == "classifier":
         return predict_probabilities(
-            bundle.load_into(build_classifier(CnniBccParameters(**bundle.config.network))), pictures
+            bundle.load_into(build_classifier(ClassifierParameters(**bundle.config.network))), pictures
         )
     model = bundle.load_into(build_detector(SsdParameters(**bundle.config.network)))
     with torch.inference_mode():

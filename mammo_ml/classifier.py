@@ -4,12 +4,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from mammo_ml.cutting import PatchSet
 from mammo_ml.datasets.catalog import LABELS
 from mammo_ml.imaging.augmentation import AugmentationParameters, augment
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
+from mammo_ml.pretrained import Start, resolve
 from mammo_ml.recipe import Recipe
 
 PREDICTION_BATCH = 32
@@ -19,7 +21,8 @@ PROBABILITY_COLUMNS = [f"p_{label}" for label in LABELS]
 class ClassifierRecipe(Recipe):
     """Section `train_classifier`."""
 
-    network: CnniBccParameters
+    network: ClassifierParameters
+    pretrained: str = Field(description="starter (variant compact), none, or a folder of weights")
 
 
 class ClassifierTask:
@@ -73,6 +76,19 @@ class ClassifierTask:
         return "patches " + ", ".join(self._names[index] for index in samples)
 
 
+def new_classifier(recipe: ClassifierRecipe) -> nn.Module:
+    """A network to train: fresh weights, which the recipe's seed decides, with those it starts from put over them."""
+    torch.manual_seed(recipe.training.seed)
+    model = build_classifier(recipe.network)
+    start_of(recipe).load_into(model)
+    return model
+
+
+def start_of(recipe: ClassifierRecipe) -> Start:
+    """The weights a training with this recipe starts from."""
+    return resolve(recipe.pretrained, "classifier", recipe.network.variant)
+
+
 def task_on_patches(
     recipe: ClassifierRecipe, patches: PatchSet, train: NDArray[np.bool_], inner: NDArray[np.bool_]
 ) -> ClassifierTask:
@@ -95,9 +111,8 @@ def task_on_pictures(
 ) -> ClassifierTask:
     """A new network and its data, given as indices into the pictures of all views, patch by patch."""
     n_views = patches.pictures.shape[1]
-    torch.manual_seed(recipe.training.seed)
     return ClassifierTask(
-        build_classifier(recipe.network),
+        new_classifier(recipe),
         patches.every_picture,
         np.repeat(patches.labels, n_views),
         list(np.repeat(patches.patches["patch_id"], n_views)),
@@ -110,6 +125,13 @@ def task_on_pictures(
 def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
     """Pictures uint8 (N, H, W) as float32 (N, 1, H, W) in 0 to 1."""
     return torch.from_numpy(np.ascontiguousarray(pictures)).unsqueeze(1).float() / 255
+
+
+def predict_patches(model: nn.Module, pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Class probabilities (N, 3) of patches, the mean over the views of each: uint8 (N, V, H, W)."""
+    of_views = [predict_probabilities(model, pictures[:, view]) for view in range(pictures.shape[1])]
+    mean: NDArray[np.float64] = np.mean(of_views, axis=0)
+    return mean
 
 
 @torch.inference_mode()

@@ -164,7 +164,7 @@ def cut_patches(
             rows.append(_row(normal, by_film, name, "normal", None, matched) | {"label": "normal"})
             pictures.append(pt.crop(normal.pixels, matched, parameters.input_px))
     table = pd.DataFrame(rows).rename(columns={"item": "patch_id"})
-    return PatchSet(table, _views(np.concatenate(pictures), CLASSIFIER_VIEWS))
+    return PatchSet(table, fixed_views(np.concatenate(pictures), CLASSIFIER_VIEWS))
 
 
 def cut_detector_cuts(
@@ -211,7 +211,7 @@ def cut_detector_cuts(
         windows = pt.normal_windows(canonical[film_id], parameters.normal_cuts_per_film, parameters, generator)
         add(canonical[film_id], windows, "normal", None, film_id)
     table = pd.DataFrame(rows).rename(columns={"item": "cut_id"})
-    return CutSet(table, pd.DataFrame(boxes, columns=BOX_TABLE), _views(np.concatenate(pictures), DETECTOR_VIEWS))
+    return CutSet(table, pd.DataFrame(boxes, columns=BOX_TABLE), fixed_views(np.concatenate(pictures), DETECTOR_VIEWS))
 
 
 def cut_boxes_on_film(boxes: bx.Boxes, cut: Mapping[Any, Any], films: pd.DataFrame, edge_px: int) -> bx.Boxes:
@@ -301,8 +301,10 @@ def _canonical_boxes(film: CanonicalFilm, lesion: Any) -> bx.Boxes:
     return film.transform.boxes_to_canonical(box)
 
 
-def _views(pictures: Pictures, views: Sequence[str]) -> Pictures:
-    return np.stack([[view_of_image(picture, view) for view in views] for picture in pictures])
+def fixed_views(pictures: Pictures, views: Sequence[str]) -> Pictures:
+    """Every view (N, V, S, S) of square pictures (N, S, S)."""
+    seen = [[view_of_image(picture, view) for view in views] for picture in pictures]
+    return np.array(seen, dtype=np.uint8).reshape(len(pictures), len(views), *pictures.shape[1:])
 
 
 def _items_of_views(table: pd.DataFrame, views: Sequence[str]) -> pd.DataFrame:

@@ -152,6 +152,39 @@ def marked_figure(pictures: Sequence[MarkedPicture], title: str, columns: int, i
     return figure
 
 
+@dataclass(frozen=True)
+class HeatPicture:
+    """A picture uint8 (H, W), what lies over it (H, W) at least 0, and boxes (G, 4) of the ellipses that are true."""
+
+    pixels: NDArray[np.uint8]
+    heat: Floats
+    lesions: Floats
+    caption: str
+
+
+def heat_figure(pictures: Sequence[HeatPicture], title: str, columns: int, inches: float = 1.9) -> Figure:
+    """Pictures, at least one, in rows: heat over the film, its strongest place as a cross, lesions in green."""
+    n_rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(inches * columns, (inches + 0.4) * n_rows + 0.4), layout="constrained")
+    grid = figure.subplots(n_rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, picture in zip(grid.flat, pictures, strict=False):
+        height, width = picture.pixels.shape
+        extent = (0, width, height, 0)
+        axes.imshow(picture.pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
+        share = picture.heat / max(float(picture.heat.max()), 1e-12)
+        axes.imshow(share, cmap="inferno", alpha=0.45 * share, extent=extent)
+        row, column = np.unravel_index(int(share.argmax()), share.shape)
+        axes.plot(column + 0.5, row + 0.5, "+", color=ORANGE, markersize=10, markeredgewidth=2)
+        for x1, y1, x2, y2 in picture.lesions:
+            middle = ((x1 + x2) / 2, (y1 + y2) / 2)
+            axes.add_patch(Ellipse(middle, x2 - x1, y2 - y1, fill=False, edgecolor=GREEN, linewidth=1.5))
+        axes.set_title(picture.caption, fontsize=7)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def _square(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axes = figure.subplots()

@@ -19,7 +19,7 @@ from mammo_ml.detector import DetectorRecipe, DetectorTask, Target, detect, new_
 from mammo_ml.errors import raise_if_any
 from mammo_ml.imaging.canonical import CanonicalFilm
 from mammo_ml.leaky_protocols import Protocol, Task, items_of
-from mammo_ml.models.cnni_bcc import build_classifier
+from mammo_ml.models.classifiers import build_classifier
 from mammo_ml.parameters import Parameters
 from mammo_ml.splits import SplitParameters
 from mammo_ml.turned_windows import TurnedWindows, boxes_on_picture, circles_from_centre, cut_sources

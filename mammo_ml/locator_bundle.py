@@ -124,14 +124,14 @@ def locator_of(bundle: Bundle, threshold: float | None = None) -> "Locator":
     """
     from mammo_ml.imaging.patches import TileParameters
     from mammo_ml.locator import Calibration, Locator
-    from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+    from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
     from mammo_ml.models.ssd import SsdParameters, build_detector
     from mammo_ml.prediction import MergeParameters
 
     config = _checked(bundle)
     return Locator(
         classifier=load_into(
-            build_classifier(CnniBccParameters(**config.network["classifier"])),
+            build_classifier(ClassifierParameters(**config.network["classifier"])),
             _part(bundle.weights, "classifier"),
             WEIGHTS,
         ),

@@ -13,7 +13,7 @@ from mammo_ml.errors import raise_if_any
 from mammo_ml.imaging.patches import TileParameters
 from mammo_ml.locator import Calibration, Locator
 from mammo_ml.locator_evaluation import FITTED_FILE
-from mammo_ml.models.cnni_bcc import build_classifier
+from mammo_ml.models.classifiers import build_classifier
 from mammo_ml.models.ssd import build_detector
 from mammo_ml.parameters import read_section
 from mammo_ml.prediction import FilmDetectionParameters

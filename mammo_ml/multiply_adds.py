@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.large_kernel import LargeKernelDepthwise
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector
 
@@ -85,5 +85,5 @@ def shared_trunk_costs(width: int) -> TileCosts:
     layers = by_layer(build_detector(parameters), torch.zeros(1, 1, parameters.input_px, parameters.input_px))
     whole = sum(layers.values())
     trunk = sum(count for name, count in layers.items() if name.startswith("backbone.features."))
-    classifier = build_classifier(CnniBccParameters(variant="exact"))
+    classifier = build_classifier(ClassifierParameters(variant="exact"))
     return TileCosts(whole, multiply_adds(classifier, parameters.input_px), whole - trunk)

@@ -31,7 +31,7 @@ from mammo_ml.metrics import calibration
 from mammo_ml.metrics.calibration import VectorScaling
 from mammo_ml.metrics.classification import film_figures
 from mammo_ml.models.bundle import Bundle
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector
 from mammo_ml.parameters import Parameters
 
@@ -263,7 +263,7 @@ def _tiles_of(bundle: Bundle) -> TileParameters:
 
 
 def _classify_with(bundle: Bundle, films: list[CanonicalFilm]) -> pd.DataFrame:
-    model = bundle.load_into(build_classifier(CnniBccParameters(**bundle.config.network)))
+    model = bundle.load_into(build_classifier(ClassifierParameters(**bundle.config.network)))
     tiles = [classify_tiles(model, film, _tiles_of(bundle)) for film in films]
     table = aggregate(pd.concat(tiles, ignore_index=True), bundle.config.aggregation["how"])
     scaling = VectorScaling.from_dict(bundle.config.calibration["films"])

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor
+from torch import Tensor, nn
 
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.leak_audit import Audit, audit_ancestry
 from mammo_ml.manifest import file_sha256
 from mammo_ml.models.bundle import Ancestor
-from mammo_ml.models.ssd import LesionSSD
 from mammo_ml.models.ssd_bases import imagenet_state
 from mammo_ml.models.weights import load_into, read_weights
 from mammo_ml.parameters import parse_section
@@ -37,7 +36,7 @@ class Start:
     ancestry: tuple[Ancestor, ...]
     films: pd.DataFrame
 
-    def load_into(self, model: LesionSSD) -> None:
+    def load_into(self, model: nn.Module) -> None:
         """Put the weights into a new network; ImageNet's are those of the base alone.
 
         Raises:
@@ -61,9 +60,9 @@ def resolve(pretrained: str, model: str, base: str) -> Start:
     """Find what a training starts from.
 
     Args:
-        pretrained: `starter`, `imagenet`, `none`, or a folder of starting weights.
-        model: the kind of network, as in "detector"; with the base it names the starter.
-        base: the network's base.
+        pretrained: `starter`, `imagenet` (a detector's), `none`, or a folder of starting weights.
+        model: the kind of network, `detector` or `classifier`; with the base it names the starter.
+        base: the detector's base, or the classifier's variant.
 
     Raises:
         BadInputError: when there are no such weights, or they do not say what they learned from.

@@ -27,7 +27,10 @@ PHANTOM_CHANGES: dict[str, object] = {
     "dataset": PHANTOM,
     "folds": [0, 1],
     "tune_classifier.budget_samples": 800,
-    "train_classifier.training.budget_samples": 4800,
+    "tune_classifier.space.learning_rate.high": 0.003,
+    "train_classifier.training.budget_samples": 2400,
+    "train_classifier.training.learning_rate": 0.0003,
+    "leaky_classifier.values.budget_samples": 2400,
     "tune_detector.budget_samples": 800,
     "tune_detector.space.learning_rate.high": 0.003,
     "train_detector.augmentation.strength": 0.5,
@@ -36,7 +39,7 @@ PHANTOM_CHANGES: dict[str, object] = {
     "leaky_detector.values.budget_samples": 3600,
 }
 """Phantoms are easy and nobody's result: two folds and smaller budgets show every part of the pipeline in minutes. What
-the starter weights know of masses helps little here, so the detector takes larger steps."""
+the starter weights know of masses helps little here, so both models take larger steps."""
 PHANTOM_BANNER = """
 ======================================================================================================
   PHANTOM FILMS. {reason}

@@ -130,10 +130,10 @@ class WindowTask:
         seed: int,
     ) -> None:
         self.model, self._parameters, self._augmentation = model, parameters, augmentation
-        self._source = _Source(train, parameters, model.side_px)
-        self._inner = self._windows_of(_Source(inner, parameters, model.side_px), seed) if inner else None
+        self._source = WindowSource(train, parameters, model.side_px)
+        self._inner = self._windows_of(WindowSource(inner, parameters, model.side_px), seed) if inner else None
 
-    def _windows_of(self, source: "_Source", seed: int) -> tuple[NDArray[np.uint8], list[Tensor], list[Tensor]]:
+    def _windows_of(self, source: "WindowSource", seed: int) -> tuple[NDArray[np.uint8], list[Tensor], list[Tensor]]:
         samples = source.draw(INNER_WINDOWS, np.random.default_rng(seed))
         return source.pictures(samples, torch.Generator().manual_seed(seed))
 
@@ -168,15 +168,37 @@ class WindowTask:
         return "windows of films " + ", ".join(self._source.film_of(int(sample)).film_id for sample in samples)
 
 
-class _Source:
-    """Windows by number: lesions first, then films."""
+class WindowSource:
+    """Windows by number: one round each lesion first, then one somewhere on each film.
+
+    Args:
+        films: the films.
+        parameters: how windows are drawn.
+        input_px: side of the pictures.
+    """
 
     def __init__(self, films: Sequence[WindowFilm], parameters: WindowParameters, input_px: int) -> None:
         self._films, self._parameters, self._input_px = films, parameters, input_px
         self._lesions = [(film, number) for film in films for number in range(len(film.boxes))]
         self._grounds = [film for film in films if len(film.places)]
 
+    @property
+    def n_lesions(self) -> int:
+        """Samples below this number lie round a lesion."""
+        return len(self._lesions)
+
+    @property
+    def n_grounds(self) -> int:
+        """Films that give windows anywhere on the breast: samples from `n_lesions` on."""
+        return len(self._grounds)
+
+    def lesion_class(self, sample: int) -> int:
+        """Class of the lesion that a sample below `n_lesions` lies round: 1 benign or 2 malignant."""
+        film, number = self._lesions[sample]
+        return int(film.labels[number])
+
     def draw(self, n: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Lesions and films, each lesion as often as any other and each film as often as any other."""
         n_lesions = round(n * self._parameters.lesion_share) if self._grounds else n
         n_lesions = n_lesions if self._lesions else 0
         lesions = generator.integers(len(self._lesions), size=n_lesions) if n_lesions else np.empty(0, dtype=np.int64)
@@ -184,6 +206,7 @@ class _Source:
         return generator.permutation(np.concatenate([lesions, grounds]))
 
     def film_of(self, sample: int) -> WindowFilm:
+        """The film a sample is of."""
         n = len(self._lesions)
         return self._lesions[sample][0] if sample < n else self._grounds[sample - n]
 

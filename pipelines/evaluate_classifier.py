@@ -2,6 +2,7 @@
 
 import argparse
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -10,7 +11,8 @@ from mammo_ml.cutting import PatchSet
 from mammo_ml.datasets.catalog import FILMS, LABELS, LESIONS, read_table, write_table
 from mammo_ml.metrics.classification import auc, confusion_matrix, malignancy, roc_curve
 from mammo_ml.metrics.subgroups import classifier_subgroups
-from mammo_ml.splits import in_folds, read_folds
+from mammo_ml.patch_baseline import baseline_probabilities, differences, patch_features
+from mammo_ml.splits import in_folds, read_folds, roles_of
 from mammo_ml.truth import ITEMS_FILE, judged_items, judged_lesions
 from pipelines import stage
 from pipelines.recording import record_and_register, save_figure
@@ -34,26 +36,43 @@ def evaluate_classifier() -> None:
 
     honest = evaluation.evaluate_patches(patches, parameters) | evaluation.evaluate_films(films, parameters)
     honest["auc_macro_fold_mean"] = evaluation.fold_mean_auc(patches)
+    films_table = read_table(paths.catalog / "films.csv", FILMS)
+    nothing = _logistic(patch_set, films_table, folds)
     metrics = {
         "by_patient": honest,
+        "logistic_baseline": evaluation.evaluate_patches(nothing, parameters),
+        "by_patient_minus_logistic": differences(patches, nothing, parameters.resamples, parameters.seed),
         "patches_at_random_leaky": evaluation.evaluate_patches(leaky, parameters),
     }
-    predictions = pd.concat([patches, films, leaky], ignore_index=True)
-    predictions["protocol"] = ["by_patient"] * (len(patches) + len(films)) + ["patches_at_random_leaky"] * len(leaky)
+    protocols = {"by_patient": [patches, films], "patches_at_random_leaky": [leaky], "logistic_baseline": [nothing]}
+    predictions = pd.concat(
+        [table.assign(protocol=name) for name, tables in protocols.items() for table in tables], ignore_index=True
+    )
     evaluation.write_metrics(metrics, paths.out / "metrics.json")
     write_table(predictions[COLUMNS], paths.out / "predictions.csv")
-    catalogue = read_table(paths.catalog / "films.csv", FILMS)
     units = {"patch": patches, "film": films}
-    items = [judged_items("by_patient", unit, judged, catalogue) for unit, judged in units.items()]
+    items = [judged_items("by_patient", unit, judged, films_table) for unit, judged in units.items()]
     write_table(pd.concat(items, ignore_index=True), paths.gallery / ITEMS_FILE)
     lesions = read_table(paths.catalog / "lesions.csv", LESIONS)
     truth = expected[expected["kind"] == "lesion"].rename(columns={"patch_id": "item", "label": "severity"})
-    true = judged_lesions("by_patient", truth, lesions, catalogue)
+    true = judged_lesions("by_patient", truth, lesions, films_table)
     by_subgroup = classifier_subgroups(patches, true, items[0], parameters.resamples, parameters.seed)
     write_table(by_subgroup, paths.out / "subgroups.csv")
     _draw(patches, films, paths)
     save_figure(_gallery(patches, patch_set), paths.gallery / "best_and_worst.png")
     record_and_register("classifier", parameters, paths)
+
+
+def _logistic(patch_set: PatchSet, films: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
+    """The test patches of every fold as a logistic regression on five numbers sees them, fitted on the others."""
+    features, labels = patch_features(patch_set, films), patch_set.labels
+    tables = []
+    for fold in stage.folds():
+        tested = np.asarray(roles_of(folds, patch_set.patches["patient_id"], fold) == "test")
+        table = patch_set.patches[tested].assign(fold=fold, unit="patch", item=patch_set.patches["patch_id"])
+        table[evaluation.PROBABILITY_COLUMNS] = baseline_probabilities(features, labels, ~tested)[tested]
+        tables.append(table)
+    return evaluation.rounded(pd.concat(tables, ignore_index=True))
 
 
 def _draw(patches: pd.DataFrame, films: pd.DataFrame, paths: argparse.Namespace) -> None:

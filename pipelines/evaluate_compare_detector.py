@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from mammo_ml.comparisons import DetectorComparison, compared
+from mammo_ml.comparisons import SHOWN_OF_FILMS, DetectorComparison, compared
 from mammo_ml.datasets.catalog import FILMS, LESIONS, read_table
 from mammo_ml.evaluation import lesions_of_films, located_films, write_metrics
 from mammo_ml.metrics.detection import match_detections
@@ -20,7 +20,8 @@ def evaluate_compare_detector() -> None:
         found = pd.read_csv(paths.predicted / f"{name}.csv")
         found = found[found["film_id"].isin(films["film_id"])].rename(columns={"film_id": "item"})
         matched[name] = [match_detections(part, truth, films, "films") for _, part in found.groupby("seed")]
-    for name, figures in compared(matched, asked.reference, asked.resamples, asked.folds_seed).items():
+    by_configuration = compared(matched, asked.reference, SHOWN_OF_FILMS, asked.resamples, asked.folds_seed)
+    for name, figures in by_configuration.items():
         write_metrics({"films_by_patient": figures}, paths.out / name / "metrics.json")
 
 

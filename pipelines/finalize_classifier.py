@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_ml.classifier import PROBABILITY_COLUMNS, ClassifierRecipe, task_on_patches
+from mammo_ml.classifier import PROBABILITY_COLUMNS, ClassifierRecipe, start_of, task_on_patches
 from mammo_ml.cutting import PatchSet
 from mammo_ml.datasets.catalog import FILMS, read_table
 from mammo_ml.imaging.patches import TileParameters
@@ -31,7 +31,8 @@ def finalize_classifier() -> None:
 
     notes = [json.loads(path.read_text()) for path in sorted(paths.predicted.glob("fold_*/calibration.json"))]
     scaling = {unit: fit_scaling(_raw(paths.predicted, unit)).to_dict() for unit in ("patches", "films")}
-    seen = films[films["film_id"].isin(patches.patches["film_id"])]
+    seen = films[films["film_id"].isin(patches.patches["film_id"])].assign(step="training")
+    start = start_of(recipe)
     config = BundleConfig(
         kind="classifier",
         network=recipe.network.model_dump(mode="json"),
@@ -42,8 +43,9 @@ def finalize_classifier() -> None:
         dataset=stage.dataset(),
         phantom=stage.dataset() == stage.PHANTOM,
         folds_sha256=folds_sha256(read_folds(paths.folds)),
+        ancestry=start.ancestry,
     )
-    write_bundle(paths.out, config, task.model.state_dict(), seen.assign(step="training"))
+    write_bundle(paths.out, config, task.model.state_dict(), pd.concat([seen, start.films]))
 
 
 def _raw(predicted: Path, unit: str) -> pd.DataFrame:

@@ -4,12 +4,12 @@ import json
 
 import pandas as pd
 
-from mammo_ml.classifier import PROBABILITY_COLUMNS, ClassifierRecipe, predict_probabilities
+from mammo_ml.classifier import PROBABILITY_COLUMNS, ClassifierRecipe, predict_patches
 from mammo_ml.cutting import PatchSet
 from mammo_ml.datasets.catalog import FILMS, read_table, write_table
 from mammo_ml.imaging.canonical import canonical_films
 from mammo_ml.imaging.patches import TileParameters
-from mammo_ml.models.cnni_bcc import build_classifier
+from mammo_ml.models.classifiers import build_classifier
 from mammo_ml.prediction import aggregate, calibrated, choose_aggregation, classify_tiles, fit_scaling
 from mammo_ml.recipe import load_best
 from mammo_ml.splits import read_folds, roles_of
@@ -28,7 +28,7 @@ def predict_classifier() -> None:
     patch_set = PatchSet.load(paths.patches)
     role = roles_of(folds, patch_set.patches["patient_id"], paths.fold)
     patches = patch_set.patches.assign(fold=paths.fold, unit="patch", item=patch_set.patches["patch_id"])
-    patches[PROBABILITY_COLUMNS] = predict_probabilities(model, patch_set.pictures[:, 0])
+    patches[PROBABILITY_COLUMNS] = predict_patches(model, patch_set.pictures)
     patch_scaling = fit_scaling(patches[role == "inner"])
 
     films = films.assign(fold=paths.fold, unit="film", item=films["film_id"])

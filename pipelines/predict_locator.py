@@ -12,7 +12,7 @@ from mammo_ml.evaluation import lesions_of_films, located_films
 from mammo_ml.imaging.canonical import canonical_films
 from mammo_ml.imaging.patches import TileParameters
 from mammo_ml.metrics.calibration import VectorScaling
-from mammo_ml.models.cnni_bcc import build_classifier
+from mammo_ml.models.classifiers import build_classifier
 from mammo_ml.models.ssd import build_detector
 from mammo_ml.prediction import FilmDetectionParameters, calibrated, classify_tiles
 from mammo_ml.recipe import load_best

@@ -1,22 +1,19 @@
 """Pre-train a detector's network on CBIS-DDSM's masses: women of the list's pre-training part alone."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import torch
 
-from mammo_ml.datasets.catalog import FILMS, LESIONS, UNKNOWN_SEVERITY, read_table, write_table
-from mammo_ml.datasets.cbis_ddsm_split import PRETRAINING, pretraining_films, women
+from mammo_ml.datasets.catalog import write_table
 from mammo_ml.detector import PretrainingRecipe
 from mammo_ml.evaluation import EvaluateParameters, evaluate_detections, random_boxes, write_metrics
-from mammo_ml.imaging.canonical import CanonicalFilm, canonical_films
+from mammo_ml.imaging.canonical import canonical_films
 from mammo_ml.models.ssd import build_detector
 from mammo_ml.prediction import FilmDetectionParameters, detect_on_films
+from mammo_ml.pretrained import FILM_COLUMNS
 from mammo_ml.training import save_weights
-from mammo_ml.windows import WindowTask, window_films
+from mammo_ml.windows import WindowTask
 from pipelines import stage
+from pipelines.pretraining_stage import inner_women, teaching, windows_by_film
 from pipelines.training_stage import train
 
 BOXES_OF_RANDOM = 20
@@ -27,19 +24,11 @@ def pretrain_detector() -> None:
     paths = stage.arguments(__doc__, "films", "catalog", "out", "report", base=True)
     recipe = stage.section("pretrain_detector", PretrainingRecipe).with_values({"base": paths.base})
     looking = stage.section("predict_detector", FilmDetectionParameters)
-    films, lesions = _teaching(paths.catalog)
-    inner = _inner_women(films, recipe.inner_women, recipe.training.seed)
-    is_inner = films["patient_id"].isin(inner)
-    with stage.bar(len(films), "films at the scale of the input", "film") as advance:
-
-        def counted() -> Iterator[CanonicalFilm]:
-            for film in canonical_films(paths.films, films):
-                yield film
-                advance(1)
-
-        torch.manual_seed(recipe.training.seed)
-        model = build_detector(recipe.network)
-        windows = {film.film_id: film for film in window_films(counted(), lesions, recipe.windows, model.side_px)}
+    films, lesions = teaching(paths.catalog)
+    is_inner = films["patient_id"].isin(inner_women(films, recipe.inner_women, recipe.training.seed))
+    torch.manual_seed(recipe.training.seed)
+    model = build_detector(recipe.network)
+    windows = windows_by_film(paths.films, films, lesions, recipe.windows, model.side_px)
     task = WindowTask(
         model,
         [windows[name] for name in films.loc[~is_inner, "film_id"]],
@@ -52,7 +41,7 @@ def pretrain_detector() -> None:
     fitted = train("pretrain_detector", task, recipe, data, protocol="pretraining")
     save_weights(model, paths.out / "weights.safetensors")
     write_table(fitted.table(), paths.out / "history.csv")
-    write_table(films[["film_id", "sha256", "dataset", "patient_id"]], paths.out / "films.csv")
+    write_table(films[FILM_COLUMNS], paths.out / "films.csv")
 
     judged = films[is_inner].assign(item=films["film_id"]).reset_index(drop=True)
     truth = lesions[lesions["has_location"] & lesions["film_id"].isin(judged["film_id"])]
@@ -63,21 +52,6 @@ def pretrain_detector() -> None:
     guesses = random_boxes(judged, truth, BOXES_OF_RANDOM, recipe.training.seed)
     figures, _ = evaluate_detections(found, guesses, truth, judged, "films", parameters)
     write_metrics({"films_of_inner_women": figures}, paths.report)
-
-
-def _teaching(catalog: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Films of the women who may be learned from, without those that show masses of an unknown class."""
-    films = read_table(catalog / "films.csv", FILMS)
-    lesions = read_table(catalog / "lesions.csv", LESIONS)
-    mixed = lesions.loc[lesions["has_location"] & (lesions["severity"] == UNKNOWN_SEVERITY), "film_id"]
-    chosen = films[films["patient_id"].isin(women(PRETRAINING)) & ~films["film_id"].isin(mixed)].reset_index(drop=True)
-    return pretraining_films(chosen), lesions[lesions["film_id"].isin(chosen["film_id"])]
-
-
-def _inner_women(films: pd.DataFrame, n: int, seed: int) -> set[str]:
-    """Women whose films choose the best epoch."""
-    everyone = np.array(sorted(set(films["patient_id"])))
-    return set(np.random.default_rng(seed).permutation(everyone)[:n].tolist())
 
 
 if __name__ == "__main__":

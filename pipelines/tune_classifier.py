@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mammo_ml.classifier import ClassifierRecipe, predict_probabilities, task_on_patches
+from mammo_ml.classifier import ClassifierRecipe, predict_patches, task_on_patches
 from mammo_ml.cutting import PatchSet
 from mammo_ml.metrics.classification import auc_macro
 from mammo_ml.splits import read_folds, roles_of
@@ -21,7 +21,7 @@ def tune_classifier() -> None:
     def score(tried: ClassifierRecipe, on_step: Callable[[int], None]) -> tuple[float, Fit]:
         task = task_on_patches(tried, patches, roles == "train", inner)
         fitted = fit(task, tried.training, on_step=on_step)
-        probabilities = predict_probabilities(task.model, patches.pictures[inner, 0])
+        probabilities = predict_patches(task.model, patches.pictures[inner])
         return auc_macro(probabilities, patches.labels[inner]), fitted
 
     tune(

@@ -1,11 +1,10 @@
 """Check folds, patches and boxes, audit them, films and pre-training for leaks; a failure stops before any training."""
 
-from mammo_ml import leak_audit
+from mammo_ml import classifier, detector, leak_audit
 from mammo_ml.copied_films import audit_copies, pairs_of_different_women
 from mammo_ml.cutting import CutSet, PatchSet
 from mammo_ml.data_quality import validate
 from mammo_ml.datasets.catalog import FILMS, read_table
-from mammo_ml.detector import DetectorRecipe, start_of
 from mammo_ml.evaluation import write_metrics
 from mammo_ml.imaging.canonical import check_films, eight_bits
 from mammo_ml.imaging.readers import read_film
@@ -36,7 +35,11 @@ def validate_cuts() -> None:
     check_films(paths.films, films)
     with stage.bar(pairs_of_different_women(films), "copies of one film under two women", "pair") as advance:
         audit_copies(films, lambda path: eight_bits(read_film(paths.films / path)), advance).raise_if_leaking()
-    ancestry = start_of(stage.section("train_detector", DetectorRecipe)).audit(films)
+    starts = (
+        classifier.start_of(stage.section("train_classifier", classifier.ClassifierRecipe)),
+        detector.start_of(stage.section("train_detector", detector.DetectorRecipe)),
+    )
+    ancestry = leak_audit.merge(start.audit(films) for start in starts)
     ancestry.raise_if_leaking()
     metrics = {
         "validation": {"valid": 1.0, **report.to_metrics()},
@@ -46,7 +49,7 @@ def validate_cuts() -> None:
 
 
 def _named(figures: dict[str, float]) -> dict[str, float]:
-    """Figures of the audit of what the detector was pre-trained on."""
+    """Figures of the audit of what the models were pre-trained on."""
     return {f"pretraining_{name}": value for name, value in figures.items()}
 
 

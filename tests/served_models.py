@@ -19,7 +19,7 @@ from mammo_ml.datasets.catalog import names
 from mammo_ml.datasets.phantom import PhantomParameters, draw, plan
 from mammo_ml.imaging.readers import format_pgm
 from mammo_ml.models.bundle import FILM_COLUMNS, BundleConfig, Preprocessing, folds_sha256, write_bundle
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import SsdParameters, build_detector
 from mammo_ml.registry.gate import Kind
 from mammo_ml.splits import committed_folds
@@ -48,7 +48,7 @@ def small_bundle(folder: Path, kind: Kind, seed: int = 1) -> Path:
     films = pd.DataFrame([("a", "1" * 64, "mini_mias", "anna", "training")], columns=names(FILM_COLUMNS))
     if kind == "classifier":
         scaling = {"films": {"scale": [1.0, 1.0, 1.0], "bias": [0.0, 0.1, 0.2]}}
-        classifier = CnniBccParameters(variant="exact")
+        classifier = ClassifierParameters(variant="exact")
         network = classifier.model_dump(mode="json")
         config = BundleConfig(kind=kind, network=network, calibration=scaling, aggregation={"how": "mean"}, **given)
         write_bundle(folder, config, build_classifier(classifier).state_dict(), films)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from mammo_ml import registry
 from mammo_ml.datasets.catalog import names
 from mammo_ml.models.bundle import FILM_COLUMNS, Ancestor, BundleConfig, Preprocessing, folds_sha256, write_bundle
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.splits import committed_folds
 from mammo_ml.tracking import Store, closing, computed_md5, current_pass, locked_entries
 from tests.toy_models import METRICS, NAME
@@ -74,7 +74,7 @@ def small_bundle(folder: Path, seed: int) -> Path:
     import torch
 
     torch.manual_seed(seed)
-    network = CnniBccParameters(variant="exact")
+    network = ClassifierParameters(variant="exact")
     folds = committed_folds("mini_mias")
     assert folds is not None
     config = BundleConfig(

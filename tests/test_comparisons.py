@@ -2,7 +2,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_ml.comparisons import DetectorComparison, compared, mean_over_seeds, merged
+from mammo_ml.comparisons import SHOWN_OF_FILMS as SHOWN
+from mammo_ml.comparisons import (
+    SHOWN_OF_PATCHES,
+    ClassifierComparison,
+    DetectorComparison,
+    JudgedPatches,
+    compared,
+    mean_over_seeds,
+    merged,
+)
 from mammo_ml.errors import BadInputError
 from mammo_ml.metrics.detection import MatchedDetections, match_detections
 
@@ -81,12 +90,12 @@ def test_a_reference_that_is_not_listed_is_refused() -> None:
 
 def test_a_figure_is_the_mean_over_seeds() -> None:
     matched = [found_by(0.25, seed=1), found_by(0.75, seed=2)]
-    assert mean_over_seeds(matched)(np.ones(40))["froc_mean"] == pytest.approx(0.5)
+    assert mean_over_seeds(matched, SHOWN)(np.ones(40))["froc_mean"] == pytest.approx(0.5)
 
 
 def test_a_gain_is_paired_and_has_an_interval_that_holds_it() -> None:
     half, most = [found_by(0.5, 1), found_by(0.5, 2)], [found_by(0.9, 1), found_by(0.9, 2)]
-    found = compared({"plain": half, "better": most}, "plain", resamples=200, seed=1)
+    found = compared({"plain": half, "better": most}, "plain", SHOWN, resamples=200, seed=1)
     better = found["better"]
     assert better["froc_mean_gain"] == pytest.approx(0.4)
     assert 0 < better["froc_mean_gain_lo"] < 0.4 < better["froc_mean_gain_hi"]
@@ -94,14 +103,27 @@ def test_a_gain_is_paired_and_has_an_interval_that_holds_it() -> None:
     assert better["froc_mean_gain_hi"] - better["froc_mean_gain_lo"] < 0.4
     assert "froc_mean_gain" not in found["plain"]
     assert found["plain"]["froc_mean_lo"] < 0.5 < found["plain"]["froc_mean_hi"]
-    assert (better["n_seeds"], better["n_films"], better["n_women"]) == (2, 40, 40)
+    assert (better["n_seeds"], better["n_items"], better["n_women"]) == (2, 40, 40)
 
 
 def test_the_spread_of_the_seeds_is_shown() -> None:
-    found = compared({"plain": [found_by(0.25, 1), found_by(0.75, 2)]}, "plain", resamples=100, seed=1)["plain"]
+    found = compared({"plain": [found_by(0.25, 1), found_by(0.75, 2)]}, "plain", SHOWN, resamples=100, seed=1)["plain"]
     assert (found["froc_mean_seed_min"], found["froc_mean_seed_max"]) == pytest.approx((0.25, 0.75))
 
 
 def test_models_judged_on_different_women_are_refused() -> None:
     with pytest.raises(BadInputError, match="judged on different women"):
-        compared({"plain": [found_by(0.5, 1)], "other": [found_by(0.5, 1, women=39)]}, "plain", 100, 1)
+        compared({"plain": [found_by(0.5, 1)], "other": [found_by(0.5, 1, women=39)]}, "plain", SHOWN, 100, 1)
+
+
+def test_classifiers_are_compared_the_same_way() -> None:
+    asked = ASKED | {"common": COMMON | {"network": {"variant": "exact"}}}
+    asked["configurations"] = {"plain": {}, "small": {"network": {"variant": "compact"}}}
+    assert ClassifierComparison.model_validate(asked).recipe("small", seed=3).network.variant == "compact"
+
+    labels, women = np.arange(60) % 3, [f"w{n // 3}" for n in range(60)]
+    coin = JudgedPatches(np.full((60, 3), 1 / 3), labels, women)
+    perfect = JudgedPatches(np.eye(3)[labels], labels, women)
+    found = compared({"plain": [coin], "better": [perfect]}, "plain", SHOWN_OF_PATCHES, resamples=100, seed=1)
+    assert found["better"]["auc_macro_gain"] == found["better"]["auc_macro_gain_lo"] == 0.5
+    assert found["plain"]["auc_benign_vs_malignant"] == 0.5

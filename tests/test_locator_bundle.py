@@ -16,7 +16,7 @@ from mammo_ml.locator import Calibration
 from mammo_ml.locator_bundle import LocatorConfig, answer, locator_of, networks_of, open_bundle, write_locator
 from mammo_ml.metrics.calibration import VectorScaling
 from mammo_ml.models.bundle import FILM_COLUMNS, Bundle, BundleConfig, Preprocessing, read_bundle, write_bundle
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import SsdParameters, build_detector
 from mammo_ml.prediction import predict_with_bundle
 from mammo_ml.registry.registration import _version_tags
@@ -37,7 +37,7 @@ def films(*rows: tuple[str, str, str]) -> pd.DataFrame:
 def parents(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
     folder = tmp_path_factory.mktemp("parents")
     torch.manual_seed(0)
-    one, other = CnniBccParameters(variant="normalised"), SsdParameters(width=8)
+    one, other = ClassifierParameters(variant="normalised"), SsdParameters(width=8)
     config = BundleConfig(
         kind="classifier", network=one.model_dump(), preprocessing=WINDOWS, aggregation={"how": "max"}, **SHARED
     )

@@ -12,7 +12,7 @@ from mammo_ml.errors import BadInputError
 from mammo_ml.locator import Calibration
 from mammo_ml.locator_folds import fold_of_film, locator_of_fold
 from mammo_ml.metrics.calibration import VectorScaling
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import SsdParameters, build_detector
 from mammo_ml.recipe import save_best
 from mammo_ml.splits import make_folds
@@ -29,7 +29,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["train_detector"]["network"] = {"base": "small", "width": 8}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     torch.manual_seed(0)
-    classifier = CnniBccParameters(**params["train_classifier"]["network"])
+    classifier = ClassifierParameters(**params["train_classifier"]["network"])
     networks = {"classifier": build_classifier(classifier), "detector": build_detector(SsdParameters(width=8))}
     for kind, network in networks.items():
         save_best({}, folder / f"data/tune_{kind}/fold_1/best.json")
@@ -59,7 +59,7 @@ def test_a_folds_locator_has_the_folds_networks_threshold_and_calibration(worksp
     assert not locator.classifier.training
     assert not locator.detector.training
     torch.manual_seed(0)
-    own = build_classifier(CnniBccParameters(variant="exact")).state_dict()
+    own = build_classifier(ClassifierParameters(variant="compact")).state_dict()
     assert all(torch.equal(tensor, own[name]) for name, tensor in locator.classifier.state_dict().items())
 
 

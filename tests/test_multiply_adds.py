@@ -3,7 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.large_kernel import with_conv2d
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import SsdParameters, build_detector
 from mammo_ml.multiply_adds import TileCosts, by_layer, cascade_costs, multiply_adds, shared_trunk_costs
 
@@ -19,7 +19,7 @@ def as_torch_counts(network: torch.nn.Module, input_px: int) -> float:
 
 @pytest.mark.parametrize("variant", ["exact", "normalised"])
 def test_the_classifier_costs_what_torch_counts(variant: str) -> None:
-    network = build_classifier(CnniBccParameters(variant=variant))
+    network = build_classifier(ClassifierParameters(variant=variant))
     assert multiply_adds(network, 128) == as_torch_counts(network, 128)
 
 
@@ -30,7 +30,7 @@ def test_the_detector_costs_what_torch_counts(base: str) -> None:
 
 
 def test_the_exact_classifier_costs_what_the_slides_layers_do() -> None:
-    layers = by_layer(build_classifier(CnniBccParameters(variant="exact")), torch.zeros(1, 1, 128, 128))
+    layers = by_layer(build_classifier(ClassifierParameters(variant="exact")), torch.zeros(1, 1, 128, 128))
     outputs_and_taps = [(64 * 64 * 32, 9), (64 * 64 * 32, 32**2), (64 * 64 * 64, 32), (32 * 32 * 64, 64**2), (3, 4096)]
     assert list(layers.values()) == [outputs * taps for outputs, taps in outputs_and_taps]
     assert sum(layers.values()) == 412_233_728
@@ -44,7 +44,7 @@ def test_counting_leaves_the_network_as_it_was() -> None:
 
 
 def test_a_shared_trunk_runs_once() -> None:
-    classifier = build_classifier(CnniBccParameters(variant="exact"))
+    classifier = build_classifier(ClassifierParameters(variant="exact"))
     detector = build_detector(SsdParameters(base="six_layer_cnn", width=8))
     apart, shared = cascade_costs(classifier, 128, detector, 128), shared_trunk_costs(width=8)
     assert shared.detector == apart.detector

@@ -7,13 +7,15 @@ import torch
 
 from mammo_ml.datasets.cbis_ddsm_split import PRETRAINING, women
 from mammo_ml.errors import BadInputError, MammoError
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import SsdParameters, build_detector
 from mammo_ml.pretrained import STARTER_FOLDER, resolve, write_starter
 from mammo_ml.training import save_weights
+from pipelines.studies.ship_starter import MADE_BY
 
 ANCESTOR = {"name": "detector_small", "dataset": "cbis_ddsm", "command": "dvc repro pretrain_detector@small"}
 FILMS = pd.DataFrame({"film_id": ["f1"], "sha256": ["a" * 64], "dataset": ["cbis_ddsm"], "patient_id": ["P1"]})
-STARTERS = sorted(path.name for path in STARTER_FOLDER.glob("detector_*"))
+STARTERS = sorted(path.name for path in STARTER_FOLDER.glob("*_*"))
 
 
 @pytest.fixture
@@ -83,15 +85,20 @@ def test_weights_too_large_to_ship_are_refused(tmp_path: Path):
 
 
 def test_the_package_ships_starters_and_they_are_small():
-    assert "detector_small" in STARTERS
-    assert sum(path.stat().st_size for path in STARTER_FOLDER.rglob("*") if path.is_file()) < 10_000_000
+    assert {"detector_small", "classifier_compact"} <= set(STARTERS) <= set(MADE_BY)
+    assert sum(path.stat().st_size for path in STARTER_FOLDER.rglob("*") if path.is_file()) < 16_000_000
 
 
 @pytest.mark.parametrize("name", STARTERS)
-def test_a_shipped_starter_fits_its_base_and_learned_from_women_of_the_list_alone(name: str):
-    base = name.removeprefix("detector_")
-    start = resolve("starter", "detector", base)
-    start.load_into(build_detector(SsdParameters(base=base)))
+def test_a_shipped_starter_fits_its_network_and_learned_from_women_of_the_list_alone(name: str):
+    model, _, base = name.partition("_")
+    start = resolve("starter", model, base)
+    build = {
+        "detector": lambda: build_detector(SsdParameters(base=base)),
+        "classifier": lambda: build_classifier(ClassifierParameters(variant=base)),
+    }
+    start.load_into(build[model]())
     assert set(start.films["dataset"]) == {"cbis_ddsm"}
     assert set(start.films["patient_id"]) <= women(PRETRAINING)
+    assert not start.films.duplicated().any()
     assert json.loads((STARTER_FOLDER / name / "provenance.json").read_text())["command"].startswith("dvc repro")

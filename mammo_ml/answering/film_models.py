@@ -23,7 +23,7 @@ from mammo_ml.locator import Locator
 from mammo_ml.locator_bundle import LocatorConfig, locator_of, open_bundle
 from mammo_ml.metrics.calibration import VectorScaling
 from mammo_ml.models.bundle import Bundle
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector
 from mammo_ml.prediction import (
     Aggregation,
@@ -159,7 +159,7 @@ def _look_of(bundle: Bundle) -> Look:
     if isinstance(config, LocatorConfig):
         return look_with_locator(locator_of(bundle))
     if config.kind == "classifier":
-        network = bundle.load_into(build_classifier(CnniBccParameters(**config.network)))
+        network = bundle.load_into(build_classifier(ClassifierParameters(**config.network)))
         scaling = VectorScaling.from_dict(config.calibration["films"])
         return look_with_classifier(network, _tiles_of(bundle), config.aggregation["how"], scaling)
     detector = bundle.load_into(build_detector(SsdParameters(**config.network)))

@@ -26,7 +26,7 @@ from mammo_ml.errors import BadInputError
 from mammo_ml.imaging.patches import TileParameters
 from mammo_ml.locator_folds import _check_there, fold_of_film, locator_of_fold
 from mammo_ml.metrics.calibration import VectorScaling
-from mammo_ml.models.cnni_bcc import build_classifier
+from mammo_ml.models.classifiers import build_classifier
 from mammo_ml.models.ssd import build_detector
 from mammo_ml.parameters import read_section, read_yaml
 from mammo_ml.prediction import FilmDetectionParameters

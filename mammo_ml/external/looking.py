@@ -15,17 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mammo_ml import __file__ as package
 from mammo_ml.answering.film_answers import Classes, Lesions, write_whole
 from mammo_ml.answering.film_models import LoadedModel
-from mammo_ml.classifier import PROBABILITY_COLUMNS, predict_probabilities
+from mammo_ml.classifier import PROBABILITY_COLUMNS, predict_patches
+from mammo_ml.cutting import fixed_views
 from mammo_ml.datasets.catalog import BOX_COLUMNS, SEVERITIES, rows
 from mammo_ml.datasets.workspace_sets import DataSet
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.external.figures import grey_histogram
+from mammo_ml.imaging.augmentation import CLASSIFIER_VIEWS
 from mammo_ml.imaging.canonical import CanonicalFilm
 from mammo_ml.imaging.patches import centred_windows, crop
 from mammo_ml.imaging.readers import read_film
 from mammo_ml.metrics.calibration import VectorScaling
 from mammo_ml.models.bundle import Bundle
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.prediction import _prepare
 
 Patches = Callable[[CanonicalFilm, pd.DataFrame], list[dict[str, Any]]]
@@ -101,14 +103,15 @@ def _look(
 def _patches_with(bundle: Bundle) -> Patches:
     """Probabilities of the patch centred on each lesion, cut as the training's patches are, calibrated as they are."""
     config = bundle.config
-    network = bundle.load_into(build_classifier(CnniBccParameters(**config.network)))
+    network = bundle.load_into(build_classifier(ClassifierParameters(**config.network)))
     scaling = VectorScaling.from_dict(config.calibration["patches"])
     window = config.preprocessing
 
     def patches(film: CanonicalFilm, lesions: pd.DataFrame) -> list[dict[str, Any]]:
         boxes = film.transform.boxes_to_canonical(lesions[BOX_COLUMNS].to_numpy(dtype=np.float64))
         windows = centred_windows(boxes, window.window_px, *film.pixels.shape[::-1])
-        found = scaling.apply(predict_probabilities(network, crop(film.pixels, windows, window.input_px)))
+        views = fixed_views(crop(film.pixels, windows, window.input_px), CLASSIFIER_VIEWS)
+        found = scaling.apply(predict_patches(network, views))
         return [
             {"item": lesion, "label": severity} | dict(zip(PROBABILITY_COLUMNS, values, strict=True))
             for lesion, severity, values in zip(

@@ -135,7 +135,8 @@ def absent_of_classifier(films: pd.DataFrame, patches: pd.DataFrame) -> dict[str
         absent["auc_benign_vs_malignant"] = why
     normal_patches = ("accuracy", "cross_entropy", "balanced_accuracy", "auc_macro", "auc_normal_vs_abnormal_patch")
     why = "normal patches, at places that match the lesions', are cut for the training set alone"
-    return absent | dict.fromkeys((*normal_patches, "sensitivity_at_specificity_90", "ece", "brier"), why)
+    rest = ("sensitivity_at_specificity_90", "ece", "brier", "binary_cross_entropy", "mean_squared_error")
+    return absent | dict.fromkeys((*normal_patches, *rest), why)
 
 
 # ---------------------------------------------------------------------------------------------------------- detector

@@ -34,6 +34,22 @@ def cross_entropy(probabilities: Floats, labels: Integers, weights: Floats | Non
     return _mean(-np.log(np.maximum(own, SMALLEST_PROBABILITY)), weights)
 
 
+def binary_cross_entropy(probabilities: Floats, labels: Integers, weights: Floats | None = None) -> float:
+    """Mean over items and outputs of -ln P of what is true of the output, in nats: Keras' loss of that name.
+
+    Each of the C outputs is told apart from the rest by itself, so the figure is smaller than the cross-entropy of the
+    same probabilities. P is clipped to at least 1e-7; NaN without items.
+    """
+    own = np.where(np.eye(probabilities.shape[1], dtype=np.bool_)[labels], probabilities, 1 - probabilities)
+    losses: Floats = -np.log(np.maximum(own, SMALLEST_PROBABILITY))
+    return _mean(losses.mean(axis=1), weights)
+
+
+def mean_squared_error(probabilities: Floats, labels: Integers, weights: Floats | None = None) -> float:
+    """Mean over items and outputs of the squared distance from the label: the Brier score over C; NaN without items."""
+    return brier(probabilities, labels, weights) / int(probabilities.shape[1])
+
+
 def brier(probabilities: Floats, labels: Integers, weights: Floats | None = None) -> float:
     """Mean squared distance of the probabilities from the label, summed over classes: 0 to 2; NaN without items."""
     truth = np.eye(probabilities.shape[1])[labels]
@@ -159,6 +175,8 @@ def patch_figures(
         "sensitivity_at_specificity_90": sensitivity_at_specificity(*abnormality, SPECIFICITY, weights[either]),
         "ece": ece(probabilities, labels, weights),
         "brier": brier(probabilities, labels, weights),
+        "binary_cross_entropy": binary_cross_entropy(probabilities, labels, weights),
+        "mean_squared_error": mean_squared_error(probabilities, labels, weights),
     }
 
 

@@ -1,4 +1,4 @@
-"""The six-layer classifier of the slides (after CNNI-BCC: Ting, Tan and Sim 2019), exactly, and one named variant.
+"""The six-layer classifier of the slides (after CNNI-BCC: Ting, Tan and Sim 2019), exactly, and one variant of it.
 
 The slides' layer table, one row per layer, for patches of 128 x 128 x 1:
 
@@ -15,11 +15,9 @@ The slides' layer table, one row per layer, for patches of 128 x 128 x 1:
 from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from mammo_ml.models.large_kernel import LargeKernelDepthwise, same_padding
-from mammo_ml.parameters import Parameters
 
 PATCH_PX = 128
 INPUT_MEAN, INPUT_STD = 0.5, 0.25
@@ -27,18 +25,7 @@ INPUT_MEAN, INPUT_STD = 0.5, 0.25
 network stayed at chance for 400 steps on real patches; centred, it learned (docs/experiments.md)."""
 CLASSES = 3  # normal, benign, malignant: the order of catalog.LABELS
 TRUNK_CHANNELS = 64
-
-
-class CnniBccParameters(Parameters):
-    """Which six-layer network to build."""
-
-    variant: Literal["exact", "normalised"] = Field(
-        description="exact: the slides' table; normalised: with batch normalisation after each convolution, and dropout"
-    )
-    activation: Literal["relu", "linear"] = Field(
-        default="relu", description="after each convolution; the slides do not name it, relu is inferred"
-    )
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="before the dense layer, normalised variant only")
+Activation = Literal["relu", "linear"]
 
 
 class SameConv2d(nn.Conv2d):
@@ -56,17 +43,22 @@ class SameConv2d(nn.Conv2d):
 
 
 class CnniBcc(nn.Module):
-    """The six layers; `features` is the convolutional trunk, without pooling and dense layer."""
+    """The six layers; `features` is the convolutional trunk, without pooling and dense layer.
 
-    def __init__(self, parameters: CnniBccParameters) -> None:
+    Args:
+        normalised: with batch normalisation after each convolution, which the slides do not have.
+        activation: after each convolution; the slides do not name it, relu is inferred.
+        dropout: before the dense layer.
+    """
+
+    def __init__(self, *, normalised: bool = False, activation: Activation = "relu", dropout: float = 0.0) -> None:
         super().__init__()
-        normalised = parameters.variant == "normalised"
 
         def convolution(layer: nn.Module, channels: int) -> nn.Sequential:
             block = nn.Sequential(layer)
             if normalised:
                 block.append(nn.BatchNorm2d(channels))
-            if parameters.activation == "relu":
+            if activation == "relu":
                 block.append(nn.ReLU(inplace=True))
             return block
 
@@ -77,7 +69,7 @@ class CnniBcc(nn.Module):
             convolution(LargeKernelDepthwise(TRUNK_CHANNELS, 64, stride=2), TRUNK_CHANNELS),  # (N, 64, 32, 32)
         )
         self.pool = nn.AvgPool2d(4)  # (N, 64, 8, 8)
-        self.dropout = nn.Dropout(parameters.dropout)
+        self.dropout = nn.Dropout(dropout)
         self.dense = nn.Linear(TRUNK_CHANNELS * (PATCH_PX // 16) ** 2, CLASSES)
         _initialise_as_keras(self.dense)
 
@@ -87,11 +79,6 @@ class CnniBcc(nn.Module):
         x = self.pool(x).flatten(1)  # (N, 4096)
         logits: Tensor = self.dense(self.dropout(x))  # (N, 3)
         return logits
-
-
-def build_classifier(parameters: CnniBccParameters) -> nn.Module:
-    """Build the network with fresh weights, which `torch.manual_seed` alone decides."""
-    return CnniBcc(parameters)
 
 
 def _initialise_as_keras(layer: nn.Conv2d | nn.Linear) -> None:

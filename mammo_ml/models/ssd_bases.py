@@ -20,7 +20,7 @@ from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 from torchvision.models.vgg import VGG16_Weights, cfgs, make_layers
 
 from mammo_ml.errors import BadInputError, MammoError, raise_if_any
-from mammo_ml.models.cnni_bcc import INPUT_MEAN, INPUT_STD, TRUNK_CHANNELS, CnniBcc, CnniBccParameters
+from mammo_ml.models.cnni_bcc import INPUT_MEAN, INPUT_STD, TRUNK_CHANNELS, CnniBcc
 
 Base = Literal["small", "six_layer_cnn", "vgg16"]
 
@@ -177,7 +177,7 @@ class SixLayerBase(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.out_channels = [TRUNK_CHANNELS, TRUNK_CHANNELS, 3 * width, 5 * width, 6 * width]
-        self.features = CnniBcc(CnniBccParameters(variant="exact")).features
+        self.features = CnniBcc().features
         self.scale_weights = nn.Parameter(torch.full((2, TRUNK_CHANNELS), FIRST_L2_SCALE))
         self.extra = nn.ModuleList(_stage(*pair) for pair in pairwise(self.out_channels[1:]))
 
@@ -238,7 +238,7 @@ def trunk_of_classifier(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         BadInputError: naming every tensor of the trunk that is missing, unknown or of another shape.
     """
-    trunk = CnniBcc(CnniBccParameters(variant="exact")).features.state_dict(prefix="features.")
+    trunk = CnniBcc().features.state_dict(prefix="features.")
     given = {name: tensor for name, tensor in weights.items() if name.startswith("features.")}
     problems = [f"{name} is missing" for name in trunk if name not in given]
     problems += [f"{name} is not in the exact network's trunk" for name in given if name not in trunk]

@@ -65,7 +65,7 @@ CORE: Mapping[Kind, tuple[str, ...]] = {
     ),
 }
 """The figures that `mammo-ml compare` shows."""
-LOWER_IS_BETTER = ("ece", "brier", "cross_entropy")
+LOWER_IS_BETTER = ("ece", "brier", "cross_entropy", "binary_cross_entropy", "mean_squared_error")
 
 
 @dataclass(frozen=True)

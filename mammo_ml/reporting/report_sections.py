@@ -38,8 +38,10 @@ TITLES: Mapping[str, str] = {
     "ece": "calibration error (lower is better)",
     "brier": "Brier score (lower is better)",
     "cross_entropy": "cross-entropy (lower is better)",
+    "binary_cross_entropy": "binary cross-entropy of each output (lower is better)",
+    "mean_squared_error": "mean squared error of each output (lower is better)",
 }
-CALIBRATION = ("ece", "brier", "cross_entropy")
+CALIBRATION = ("ece", "brier", "cross_entropy", "binary_cross_entropy", "mean_squared_error")
 OF_CUTS = ("map_50", "ap_50_any", "ap_10_any", "map_50_95")
 OF_FILMS = (
     "froc_mean",

@@ -35,10 +35,11 @@ class Row:
     protocol: str | None
     figure: str
     leaky_protocol: str | None = None
+    regression_protocol: str | None = None
 
 
 def _patches(title: str, figure: str) -> Row:
-    return Row("classifier", title, "by_patient", figure, "patches_at_random_leaky")
+    return Row("classifier", title, "by_patient", figure, "patches_at_random_leaky", "logistic_baseline")
 
 
 ROWS = (
@@ -62,7 +63,7 @@ COUNTS: Mapping[Model, tuple[tuple[str, str, str], ...]] = {
 
 
 def results_table(metrics_by_model: Mapping[str, Metrics]) -> str:
-    """Markdown table of the committed figures: by patient with its interval, knowing nothing, and the leaky protocol's.
+    """Markdown table of the committed figures: by patient with its interval, baselines, and the leaky protocol's.
 
     Args:
         metrics_by_model: contents of metrics.json by model, `classifier` and `detector`; one alone gives its rows.
@@ -79,23 +80,25 @@ def results_table(metrics_by_model: Mapping[str, Metrics]) -> str:
     cells = [_cells(row, metrics_by_model[row.model], problems) for row in rows]
     counts = [_counts(model, metrics_by_model[model], problems) for model in MODELS if model in metrics_by_model]
     raise_if_any("results table", problems, "Evaluate again: `dvc repro evaluate_classifier evaluate_detector`.")
-    head = ["model", "figure", "by patient [95 %]", "knowing nothing", "leaky protocol"]
-    lines = [head, ["---", "---", "---:", "---:", "---:"], *cells]
+    head = ["model", "figure", "by patient [95 %]", "knowing nothing", "five numbers", "leaky protocol"]
+    lines = [head, ["---", "---", *["---:"] * 4], *cells]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{table}\n\nJudged by patient: {'; '.join(counts)}."
 
 
 def _cells(row: Row, metrics: Metrics, problems: list[str]) -> list[str]:
-    honest, baseline, leaky = NOTHING, NOTHING, NOTHING
+    honest, baseline, regression, leaky = NOTHING, NOTHING, NOTHING, NOTHING
     if row.protocol:
         value, low, high, nothing = (
             _number(row.model, metrics, row.protocol, row.figure + suffix, problems)
             for suffix in ("", "_lo", "_hi", "_baseline")
         )
         honest, baseline = f"{_text(value)} [{_text(low)}, {_text(high)}]", _text(nothing)
+    if row.regression_protocol:
+        regression = _text(_number(row.model, metrics, row.regression_protocol, row.figure, problems))
     if row.leaky_protocol:
         leaky = _text(_number(row.model, metrics, row.leaky_protocol, row.figure, problems))
-    return [row.model, f"{row.title} (`{row.figure}`)", honest, baseline, leaky]
+    return [row.model, f"{row.title} (`{row.figure}`)", honest, baseline, regression, leaky]
 
 
 def _counts(model: Model, metrics: Metrics, problems: list[str]) -> str:

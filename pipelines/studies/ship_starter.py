@@ -12,19 +12,24 @@ import pandas as pd
 from mammo_ml.datasets.cbis_ddsm import DATASET
 from mammo_ml.pretrained import STARTER_FOLDER, write_starter
 
-STUDY = Path("data/studies/pretrain_detector")
+STUDIES = Path("data/studies")
+MADE_BY = {
+    "detector_small": ("pretrain_detector@small", STUDIES / "pretrain_detector" / "small"),
+    "detector_six_layer_cnn": ("pretrain_detector@six_layer_cnn", STUDIES / "pretrain_detector" / "six_layer_cnn"),
+    "classifier_compact": ("pretrain_classifier", STUDIES / "pretrain_classifier"),
+}
+"""By starter: the stage that makes it, and the folder it writes."""
 
 
 def main() -> None:
-    """Ship the weights of every base given."""
+    """Ship every starter named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bases", nargs="+", metavar="BASE", help="a base that stage pretrain_detector has trained")
-    for base in parser.parse_args().bases:
-        films = pd.read_csv(STUDY / base / "films.csv", dtype="str", keep_default_na=False)
-        command = f"dvc repro pipelines/studies/dvc.yaml:pretrain_detector@{base}"
-        name = f"detector_{base}"
-        ancestor = {"name": name, "dataset": DATASET, "command": command}
-        write_starter(STARTER_FOLDER / name, STUDY / base / "weights.safetensors", films, ancestor)
+    parser.add_argument("starters", nargs="+", metavar="STARTER", choices=MADE_BY, help=", ".join(MADE_BY))
+    for name in parser.parse_args().starters:
+        made_by, folder = MADE_BY[name]
+        films = pd.read_csv(folder / "films.csv", dtype="str", keep_default_na=False)
+        ancestor = {"name": name, "dataset": DATASET, "command": f"dvc repro pipelines/studies/dvc.yaml:{made_by}"}
+        write_starter(STARTER_FOLDER / name, folder / "weights.safetensors", films, ancestor)
         print(json.dumps({"starter": name, "films": len(films), "women": films["patient_id"].nunique()}))
 
 

@@ -26,7 +26,7 @@ from mammo_ml.classifier import ClassifierTask
 from mammo_ml.detector import DetectorTask
 from mammo_ml.errors import MammoError
 from mammo_ml.imaging.augmentation import AugmentationParameters
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import SsdParameters, build_detector
 from mammo_ml.training import TrainingParameters, fit, save_weights
 
@@ -78,7 +78,7 @@ def classifier_task(images: np.ndarray | None = None, n_classes: int = 3) -> Cla
     """18 patches of `n_classes` classes to train on and 6 as inner part; batch normalisation and dropout are in."""
     torch.manual_seed(3)
     return ClassifierTask(
-        build_classifier(CnniBccParameters(variant="normalised", dropout=0.3)),
+        build_classifier(ClassifierParameters(variant="normalised", dropout=0.3)),
         pictures(24) if images is None else images,
         np.arange(24) % n_classes,
         [f"patch_{n}" for n in range(24)],

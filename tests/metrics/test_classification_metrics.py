@@ -86,6 +86,14 @@ def test_ece_keeps_over_and_under_confidence_of_different_bins_apart():
     assert cl.ece(probabilities, np.array([1, 0])) == pytest.approx(0.7)
 
 
+def test_binary_cross_entropy_and_mean_squared_error_are_means_over_the_outputs():
+    probabilities, label = np.array([[0.5, 0.25, 0.25]]), np.array([0])
+    expected = -(np.log(0.5) + 2 * np.log(0.75)) / 3
+    assert cl.binary_cross_entropy(probabilities, label) == pytest.approx(expected)
+    assert cl.mean_squared_error(probabilities, label) == pytest.approx((0.25 + 2 * 0.0625) / 3)
+    assert cl.binary_cross_entropy(np.array([[0.0, 1.0, 0.0]]), label) == pytest.approx(-2 * np.log(1e-7) / 3)
+
+
 def test_brier_of_a_certain_error_is_2_and_of_knowing_nothing_two_thirds():
     assert cl.brier(one_hot([0]), np.array([1])) == 2
     assert cl.brier(np.full((1, 3), 1 / 3), np.array([1])) == pytest.approx(2 / 3)
@@ -102,7 +110,8 @@ def test_malignancy_compares_the_two_abnormal_classes_and_is_one_half_where_neit
 def test_everything_right_is_the_best_value_of_every_figure():
     labels = np.array([0, 0, 1, 2])
     figures = cl.patch_figures(one_hot(labels), labels)
-    assert {name: value for name, value in figures.items() if name not in {"cross_entropy", "ece", "brier"}} == {
+    losses = {"cross_entropy", "binary_cross_entropy", "mean_squared_error", "ece", "brier"}
+    assert {name: value for name, value in figures.items() if name not in losses} == {
         "accuracy": 1,
         "balanced_accuracy": 1,
         "auc_macro": 1,
@@ -110,7 +119,7 @@ def test_everything_right_is_the_best_value_of_every_figure():
         "auc_benign_vs_malignant": 1,
         "sensitivity_at_specificity_90": 1,
     }
-    assert (figures["cross_entropy"], figures["ece"], figures["brier"]) == (0, 0, 0)
+    assert {name: figures[name] for name in losses} == dict.fromkeys(losses, 0)
 
 
 def test_everything_wrong_is_the_worst_value():
@@ -175,6 +184,7 @@ def test_figures_equal_scikit_learn_with_and_without_ties_and_weights(seed, deci
     hard = p.argmax(axis=1)
     clipped = np.maximum(p, 1e-7)
     clipped /= clipped.sum(axis=1, keepdims=True)
+    outputs = np.clip(p, 1e-7, 1 - 1e-7)
     pairs = {
         "accuracy": (cl.accuracy(p, labels, weights), sk.accuracy_score(labels, hard, sample_weight=weights)),
         "auc": (cl.auc(scores, positives, weights), sk.roc_auc_score(positives, scores, sample_weight=weights)),
@@ -185,6 +195,14 @@ def test_figures_equal_scikit_learn_with_and_without_ties_and_weights(seed, deci
         "balanced": (
             cl.balanced_accuracy(p, labels, weights),
             sk.balanced_accuracy_score(labels, hard, sample_weight=weights),
+        ),
+        "binary_cross_entropy": (
+            cl.binary_cross_entropy(p, labels, weights),
+            np.mean([sk.log_loss(labels == c, outputs[:, c], sample_weight=weights) for c in range(3)]),
+        ),
+        "mean_squared_error": (
+            cl.mean_squared_error(p, labels, weights),
+            sk.mean_squared_error(np.eye(3)[labels], p, sample_weight=weights),
         ),
         "cross_entropy": (
             cl.cross_entropy(p, labels, weights),

@@ -3,7 +3,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from mammo_ml.models.cnni_bcc import CnniBccParameters, SameConv2d, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
+from mammo_ml.models.cnni_bcc import SameConv2d
 from mammo_ml.models.large_kernel import LargeKernelDepthwise
 
 # The slides' layer table: weights and biases of each layer.
@@ -18,7 +19,7 @@ TABLE = {
 
 def build(variant="exact", seed=0, **others):
     torch.manual_seed(seed)
-    return build_classifier(CnniBccParameters(variant=variant, **others))
+    return build_classifier(ClassifierParameters(variant=variant, **others))
 
 
 def same_convolution_slow(image, kernel, stride):
@@ -144,6 +145,6 @@ def test_linear_activation_leaves_the_exact_network_affine():
 
 def test_a_wrong_parameter_is_refused():
     with pytest.raises(ValidationError, match="variant"):
-        CnniBccParameters(variant="bigger")
+        ClassifierParameters(variant="bigger")
     with pytest.raises(ValidationError, match="dropout"):
-        CnniBccParameters(variant="exact", dropout=1.0)
+        ClassifierParameters(variant="exact", dropout=1.0)

@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.models import ssd_bases
-from mammo_ml.models.cnni_bcc import CnniBccParameters, build_classifier
+from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
 from mammo_ml.models.ssd_bases import BASES, Base, imagenet_state, scales_for, trunk_of_classifier
 from mammo_ml.parameters import parse_section
@@ -205,7 +205,7 @@ def test_the_small_base_is_what_its_starter_weights_were_trained_with():
 
 def test_a_classifiers_weights_are_the_trunk_of_the_detector_and_compute_the_same():
     torch.manual_seed(7)
-    classifier = build_classifier(CnniBccParameters(variant="exact")).eval()
+    classifier = build_classifier(ClassifierParameters(variant="exact")).eval()
     model = detector("six_layer_cnn")
     tensors = trunk_of_classifier(classifier.state_dict())
     told = model.load_state_dict(tensors, strict=False)
@@ -219,10 +219,10 @@ def test_a_classifiers_weights_are_the_trunk_of_the_detector_and_compute_the_sam
 
 
 def test_weights_that_are_not_the_exact_classifiers_are_refused_by_tensor():
-    normalised = build_classifier(CnniBccParameters(variant="normalised")).state_dict()
+    normalised = build_classifier(ClassifierParameters(variant="normalised")).state_dict()
     with pytest.raises(BadInputError, match=r"features\.0\.1\.weight is not in the exact network's trunk"):
         trunk_of_classifier(normalised)
-    exact = dict(build_classifier(CnniBccParameters(variant="exact")).state_dict())
+    exact = dict(build_classifier(ClassifierParameters(variant="exact")).state_dict())
     exact["features.3.0.weight"] = torch.zeros(64, 1, 32, 32)
     del exact["features.2.0.bias"]
     with pytest.raises(BadInputError) as caught:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from mammo_ml.classifier import ClassifierRecipe
-from mammo_ml.comparisons import DetectorComparison
+from mammo_ml.classifier_windows import ClassifierPretrainingRecipe
+from mammo_ml.comparisons import ClassifierComparison, DetectorComparison
 from mammo_ml.datasets.phantom import PhantomParameters
 from mammo_ml.detector import DetectorRecipe, PretrainingRecipe
 from mammo_ml.errors import BadInputError
@@ -39,6 +40,7 @@ SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
     "predict_classifier": (TileParameters, "step_px", 0),
     "leaky_classifier": (RandomSplitParameters, "seed", -1),
     "evaluate_classifier": (EvaluateParameters, "resamples", 0),
+    "explain_classifier": (EvaluateParameters, "resamples", 0),
     "tune_detector": (TuningParameters, "budget_samples", 0),
     "train_detector": (DetectorRecipe, "augmentation.strength", -1.0),
     "predict_detector": (FilmDetectionParameters, "merge.nms_iou", 1.0),
@@ -47,7 +49,9 @@ SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
     "predict_locator": (SweepParameters, "step", 0.0),
     "evaluate_locator": (LocatorEvaluateParameters, "seconds_per_tile_detector", 0.0),
     "pretrain_detector": (PretrainingRecipe, "windows.max_offset", 0.6),
+    "pretrain_classifier": (ClassifierPretrainingRecipe, "label_smoothing", 1.0),
     "compare_detector": (DetectorComparison, "folds_seed", -1),
+    "compare_classifier": (ClassifierComparison, "folds_seed", -1),
     "leakage_lab": (LeakageLabParameters, "min_visible_share", 0.0),
     "evaluate_leakage_lab": (EvaluateParameters, "resamples", 10),
     "gate": (GateParameters, "classifier", "auc macro"),

@@ -18,6 +18,7 @@ from tests.pipelines.phantom_run import PhantomRun, run_in
 CLASSIFIER_FIGURES = [
     *("accuracy", "cross_entropy", "balanced_accuracy", "auc_macro", "auc_normal_vs_abnormal_patch"),
     *("auc_benign_vs_malignant", "sensitivity_at_specificity_90", "ece", "brier"),
+    *("binary_cross_entropy", "mean_squared_error"),
 ]
 FILM_FIGURES = ["film_balanced_accuracy", "film_auc_normal_vs_abnormal", "film_auc_macro"]
 DETECTOR_FIGURES = ["ap_50_benign", "ap_50_malignant", "map_50", "ap_50_any", "ap_10_any", "map_50_95"]
@@ -121,11 +122,17 @@ def test_the_project_itself_is_untouched(run: PhantomRun) -> None:
 
 def test_the_classifier_has_the_figures_of_the_architecture_with_bounds_and_baseline(run: PhantomRun) -> None:
     metrics = run.metrics("evaluate_classifier")
-    assert set(metrics) == {"by_patient", "patches_at_random_leaky"}
+    gains = metrics.pop("by_patient_minus_logistic")
+    assert set(metrics) == {"by_patient", "logistic_baseline", "patches_at_random_leaky"}
     check_figures(metrics["by_patient"], [*CLASSIFIER_FIGURES, *FILM_FIGURES])
+    check_figures(metrics["logistic_baseline"], CLASSIFIER_FIGURES)
     check_figures(metrics["patches_at_random_leaky"], CLASSIFIER_FIGURES)
     for figures in metrics.values():
         assert {"n_women", "n_films", "n_patches"} <= set(figures)
+    for name in ("auc_macro", "auc_normal_vs_abnormal_patch", "auc_benign_vs_malignant"):
+        gain = metrics["by_patient"][name] - metrics["logistic_baseline"][name]
+        np.testing.assert_allclose(gains[name], gain, atol=1e-6)
+        assert gains[f"{name}_lo"] <= gains[name] <= gains[f"{name}_hi"]
 
 
 def test_the_detector_has_the_figures_of_the_architecture_with_bounds_and_baseline(run: PhantomRun) -> None:
