@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mammo_ml import figures
+from mammo_ml import figures, track_outputs
 from mammo_ml.classifier import PROBABILITY_COLUMNS, ClassifierRecipe, predict_probabilities
 from mammo_ml.cutting import CutSet
 from mammo_ml.datasets.catalog import BOX_COLUMNS, write_table
@@ -47,6 +47,9 @@ def explain_classifier() -> None:
     write_metrics({"cuts_by_patient": _figures(pointed, parameters)}, paths.out / "metrics.json")
     write_table(rounded(pointed)[[*NAMED, "x_px", "y_px", *RULES, *PROBABILITY_COLUMNS]], paths.out / "pointing.csv")
     save_figure(_gallery(pointed, cuts.pictures[:, 0], maps, boxes), paths.gallery / "looked_at.png")
+    read = [paths.cuts, paths.folds, paths.tuned, paths.trained]
+    with stage.run("explain_classifier", parameters, read) as run:
+        track_outputs.shown_by("explain_classifier", [paths.out, paths.gallery]).log(run)
 
 
 def _off_centre(cuts: CutSet) -> CutSet:
