@@ -14,7 +14,7 @@ from mammo_ml.reporting.model_card import PHANTOM, SECTIONS, Figures
 CARD = "model_card.md"
 """Beside the manifest of a registered version, which names its hash."""
 TECHNIQUES: Mapping[str, str] = {
-    "classifier": "deep learning: a convolutional network that classifies patches (CNNI-BCC)",
+    "classifier": "deep learning: a convolutional network that classifies patches",
     "detector": "deep learning: a single-shot detector (SSD)",
     "locator": "deep learning: a classifier that chooses where a detector looks",
 }
