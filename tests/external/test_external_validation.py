@@ -39,6 +39,16 @@ def test_figures_of_a_detector_are_those_of_the_internal_evaluation() -> None:
     assert found.external["n_lesions"] == 10
 
 
+def test_a_hit_lies_in_the_ellipse_of_the_box_not_in_the_circle_round_it() -> None:
+    films, lesions = toy_tables(BOTH)
+    flat = lesions.assign(y1=lesions["y_px"] - 5, y2=lesions["y_px"] + 5)
+    # 15 px below the centre: in the circle of 30 px, outside of an ellipse of 5 px
+    below = toy_boxes(films, lesions, len(lesions)).head(len(lesions))
+    below[["y1", "y2"]] += 15
+    assert detector_figures(below, films, lesions, INTERNAL, None, HOW).external["froc_mean"] == 1.0
+    assert detector_figures(below, films, flat, INTERNAL, None, HOW).external["froc_mean"] == 0.0
+
+
 def test_without_normal_films_nothing_is_told_of_normal_films_and_the_like_of_it_stands_beside() -> None:
     found = detector(BOTH, 6, toy_evidence([*BOTH, *["normal"] * 10], 8))
     assert not [name for name in found.external if "normal_films" in name]
