@@ -9,7 +9,7 @@ Backprop"): a hit where the strongest pixel lies in the lesion.
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
+from captum.attr import LayerAttribution, LayerGradCam  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
@@ -38,19 +38,14 @@ def grad_cam(model: nn.Module, pictures: NDArray[np.uint8]) -> Floats:
 
 
 def _grad_cam(model: nn.Module, images: Tensor) -> Floats:
-    kept: list[Tensor] = []
-    hook = _looked_at(model).register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-    try:
-        with torch.enable_grad():
-            logits = model(images)
-            score = torch.logsumexp(logits[:, 1:], dim=1) - logits[:, 0]
-            (gradient,) = torch.autograd.grad(score.sum(), kept[0])
-    finally:
-        hook.remove()
-    weights = gradient.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
-    speaking = F.relu((weights * kept[0]).sum(1, keepdim=True)).detach()  # (N, 1, h, w)
-    sized = F.interpolate(speaking, size=images.shape[-2:], mode="bilinear", align_corners=False)
-    return sized[:, 0].double().numpy()
+    def abnormal(pictures: Tensor) -> Tensor:
+        logits: Tensor = model(pictures)
+        return torch.logsumexp(logits[:, 1:], dim=1) - logits[:, 0]
+
+    speaking = LayerGradCam(abnormal, _looked_at(model)).attribute(images, relu_attributions=True)  # (N, 1, h, w)
+    sized = LayerAttribution.interpolate(speaking, images.shape[-2:], "bilinear")
+    found: Floats = sized[:, 0].detach().double().numpy()
+    return found
 
 
 def _looked_at(model: nn.Module) -> nn.Module:
