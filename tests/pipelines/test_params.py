@@ -23,6 +23,7 @@ from mammo_ml.parameters import Parameters, read_section
 from mammo_ml.prediction import FilmDetectionParameters
 from mammo_ml.registry import GateParameters
 from mammo_ml.splits import RandomSplitParameters, SplitParameters
+from mammo_ml.transfer import TransferParameters
 from mammo_ml.tuning import TuningParameters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,7 @@ SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
     "pretrain_classifier": (ClassifierPretrainingRecipe, "label_smoothing", 1.0),
     "compare_detector": (DetectorComparison, "folds_seed", -1),
     "compare_classifier": (ClassifierComparison, "folds_seed", -1),
+    "compare_transfer": (TransferParameters, "later_samples", 0),
     "leakage_lab": (LeakageLabParameters, "min_visible_share", 0.0),
     "evaluate_leakage_lab": (EvaluateParameters, "resamples", 10),
     "gate": (GateParameters, "classifier", "auc macro"),
