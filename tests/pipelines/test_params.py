@@ -12,6 +12,7 @@ import yaml
 from mammo_ml.classifier import ClassifierRecipe
 from mammo_ml.classifier_windows import ClassifierPretrainingRecipe
 from mammo_ml.comparisons import ClassifierComparison, DetectorComparison
+from mammo_ml.cuttings import CuttingComparison, CuttingParameters
 from mammo_ml.datasets.phantom import PhantomParameters
 from mammo_ml.detector import DetectorRecipe, PretrainingRecipe
 from mammo_ml.errors import BadInputError
@@ -53,6 +54,8 @@ SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
     "pretrain_classifier": (ClassifierPretrainingRecipe, "label_smoothing", 1.0),
     "compare_detector": (DetectorComparison, "folds_seed", -1),
     "compare_classifier": (ClassifierComparison, "folds_seed", -1),
+    "cut_patches": (CuttingParameters, "min_lesion_share", 0.0),
+    "compare_cutting": (CuttingComparison, "resamples", 10),
     "compare_transfer": (TransferParameters, "later_samples", 0),
     "leakage_lab": (LeakageLabParameters, "min_visible_share", 0.0),
     "evaluate_leakage_lab": (EvaluateParameters, "resamples", 10),

@@ -1,0 +1,33 @@
+"""Figures of each way of cutting under both protocols, and what it does to lesions, side by side."""
+
+import pandas as pd
+
+from mammo_ml.cuttings import CuttingComparison
+from mammo_ml.cuttings_table import cuttings_table
+from mammo_ml.evaluation import EvaluateParameters, Figures, evaluate_patches, read_metrics, write_metrics
+from mammo_ml.patch_baseline import differences
+from pipelines import stage
+
+NAMES = dict.fromkeys(["fold", "item", "film_id", "patient_id", "label"], "str")
+
+
+def evaluate_compare_cutting() -> None:
+    paths = stage.arguments(__doc__, "predicted", "cut", "out")
+    asked = stage.section("compare_cutting", CuttingComparison)
+    parameters = EvaluateParameters(resamples=asked.resamples, seed=asked.folds_seed)
+    found: dict[str, dict[str, Figures]] = {}
+    with stage.bar(len(asked.configurations), "ways of cutting judged", "way") as advance:
+        for name, choice in asked.configurations.items():
+            every = pd.read_csv(paths.predicted / name / "predictions.csv", dtype=NAMES)
+            parts = {str(protocol): part.reset_index(drop=True) for protocol, part in every.groupby("protocol")}
+            gains = differences(parts["by_patient"], parts["logistic_baseline"], parameters.resamples, parameters.seed)
+            found[name] = {protocol: evaluate_patches(part, parameters) for protocol, part in parts.items()}
+            found[name] |= {"by_patient_minus_logistic": gains}
+            found[name] |= read_metrics(paths.cut / choice.cutting / "metrics.json")
+            write_metrics(found[name], paths.out / name / "metrics.json")
+            advance(1)
+    (paths.out / "table.md").write_text(cuttings_table(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    stage.main(evaluate_compare_cutting)
