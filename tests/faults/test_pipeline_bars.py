@@ -704,6 +704,9 @@ def plant(workspace: Path, number: int, generator: random.Random) -> tuple[str, 
             return "an empty dvc.lock", "dvc.lock was torn"
         case 3 if lock.exists():
             text = lock.read_bytes()
+            if len(text) < 40:  # the kill has torn it already
+                lock.write_bytes(b"")
+                return "an empty dvc.lock", "dvc.lock was torn"
             cut = generator.randrange(20, len(text) - 1)
             lock.write_bytes(text[: cut - 1 if text[cut - 1] == ord("\n") else cut])
             return f"dvc.lock cut after {cut} bytes", "dvc.lock was torn"
