@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from mammo_ml.classifier import ClassifierRecipe
 from mammo_ml.detector import DetectorRecipe
+from mammo_ml.errors import raise_if_any
 from mammo_ml.metrics.classification import patch_figures
 from mammo_ml.metrics.paired import paired_difference
 from mammo_ml.metrics.resampling import intervals, resample_women
@@ -27,6 +28,7 @@ SHOWN_OF_FILMS = (
 )
 SHOWN_OF_PATCHES = ("auc_macro", "auc_normal_vs_abnormal_patch", "auc_benign_vs_malignant", "balanced_accuracy")
 R = TypeVar("R", bound=Recipe)
+T = TypeVar("T")
 
 
 class Comparison(Parameters):
@@ -49,7 +51,7 @@ class Comparison(Parameters):
 
     def _recipe(self, kind: type[R], section: str, configuration: str, seed: int) -> R:
         where = f"{section}, configuration {configuration!r}"
-        values = merged(self.common, self.configurations.get(configuration, {configuration: "is not listed"}))
+        values = merged(self.common, listed(section, self.configurations, configuration))
         return parse_section(merged(values, {"training": {"seed": seed}}), kind, where)
 
 
@@ -99,6 +101,17 @@ class JudgedPatches:
     def figures(self, weights: NDArray[np.float64]) -> dict[str, float]:
         """`patch_figures` under these weights (N,)."""
         return patch_figures(self.probabilities, self.labels, weights=weights)
+
+
+def listed(section: str, configurations: Mapping[str, T], name: str) -> T:
+    """A configuration of a section, by name.
+
+    Raises:
+        BadInputError: when it is not listed, naming those that are.
+    """
+    known = ", ".join(configurations)
+    raise_if_any(section, [] if name in configurations else [f"configuration {name!r} is none of {known}"])
+    return configurations[name]
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

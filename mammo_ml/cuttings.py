@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from mammo_ml.classifier import ClassifierRecipe
+from mammo_ml.comparisons import listed
 from mammo_ml.cutting import PatchSet, cut_patches, fixed_views
 from mammo_ml.datasets.catalog import BOX_COLUMNS, LABELS, label_of, rows
 from mammo_ml.errors import raise_if_any
@@ -75,12 +76,7 @@ class CuttingComparison(Parameters):
         Raises:
             BadInputError: when it is not listed.
         """
-        known = ", ".join(self.configurations)
-        unlisted = (
-            [] if configuration in self.configurations else [f"configuration {configuration!r} is none of {known}"]
-        )
-        raise_if_any("compare_cutting", unlisted)
-        return self.configurations[configuration]
+        return listed("compare_cutting", self.configurations, configuration)
 
     def classifier(self) -> ClassifierRecipe:
         """The recipe, checked."""

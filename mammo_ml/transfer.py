@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from mammo_ml.comparisons import listed
 from mammo_ml.datasets.catalog import UNKNOWN_SEVERITY
 from mammo_ml.datasets.cbis_ddsm_split import PRETRAINING, women
-from mammo_ml.errors import raise_if_any
 from mammo_ml.imaging.augmentation import AugmentationParameters
 from mammo_ml.models.ssd import SsdParameters
 from mammo_ml.parameters import Parameters
@@ -71,12 +71,7 @@ class TransferParameters(Parameters):
         Raises:
             BadInputError: when it is not listed.
         """
-        known = ", ".join(self.configurations)
-        unlisted = (
-            [] if configuration in self.configurations else [f"configuration {configuration!r} is none of {known}"]
-        )
-        raise_if_any("compare_transfer", unlisted)
-        return self.configurations[configuration]
+        return listed("compare_transfer", self.configurations, configuration)
 
     def recipe(self, phases: Phases, seed: int) -> PhaseRecipe:
         """The recipe of the last of these phases."""

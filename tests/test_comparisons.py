@@ -72,7 +72,7 @@ def test_merging_leaves_what_was_given_as_it_was() -> None:
             "unknown key 'training.learning_rat'; did you mean",
         ),
         ("slow", {"network": {"base": "tiny"}}, "key 'network.base'"),
-        ("fast", {}, "unknown key 'fast'"),
+        ("fast", {}, "compare_detector: 1 problem\n  - configuration 'fast' is none of plain, slow"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_configuration(

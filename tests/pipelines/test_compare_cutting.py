@@ -16,6 +16,7 @@ from mammo_ml.manifest import file_sha256, write_manifest
 from pipelines import compare_cutting, cut_patches, evaluate_compare_cutting
 from tests.pipelines.test_compare_transfer import run
 from tests.test_cuttings import ASKED as CUT
+from tests.transfer_sets import ASKED as TRANSFER
 from tests.transfer_sets import film_row, lesion_row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,16 +33,7 @@ COMPARED = {
         "network": {"variant": "compact"},
         "pretrained": "none",
         "augmentation": {"strength": 0.0},
-        "training": {
-            "budget_samples": 8,
-            "epoch_samples": 8,
-            "batch_size": 8,
-            "learning_rate": 0.001,
-            "weight_decay": 0.01,
-            "patience": 1,
-            "threads": 1,
-            "seed": 1,
-        },
+        "training": TRANSFER["training"] | {"budget_samples": 8},
     },
     "configurations": WAYS,
 }
