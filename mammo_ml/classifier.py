@@ -1,5 +1,7 @@
 """The classifier's side of training and prediction: which patches, which loss, which probabilities."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from mammo_ml.cutting import PatchSet
 from mammo_ml.datasets.catalog import LABELS
 from mammo_ml.imaging.augmentation import AugmentationParameters, augment
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
+from mammo_ml.parameters import Parameters
 from mammo_ml.pretrained import Start, resolve
 from mammo_ml.recipe import Recipe
 
@@ -18,15 +21,34 @@ PREDICTION_BATCH = 32
 PROBABILITY_COLUMNS = [f"p_{label}" for label in LABELS]
 
 
+class ObjectiveParameters(Parameters):
+    """What a training makes small; the slides do not say, cross-entropy is inferred."""
+
+    loss: Literal["cross_entropy", "binary_cross_entropy", "mean_squared_error"] = Field(
+        default="cross_entropy",
+        description="of the class probabilities; the last two are means over the three outputs. The inner loss, which "
+        "stops a training and compares trials, is the cross-entropy whichever is chosen",
+    )
+    class_balance: Literal["draws", "weights", "none"] = Field(
+        default="draws",
+        description="draws: every class is drawn as often as any other; weights: patches are drawn as they come, and "
+        "the loss of each weighted as rare as its class is; none: neither",
+    )
+
+
 class ClassifierRecipe(Recipe):
     """Section `train_classifier`."""
 
     network: ClassifierParameters
-    pretrained: str = Field(description="starter (variant compact), none, or a folder of weights")
+    pretrained: str = Field(
+        description="starter (variant compact), starter_if_any (none for the other variants), none, or a folder of "
+        "weights"
+    )
+    objective: ObjectiveParameters = ObjectiveParameters()
 
 
 class ClassifierTask:
-    """Cross-entropy on class-balanced batches of patches; satisfies `mammo_ml.training.Task`.
+    """The loss of batches of patches; satisfies `mammo_ml.training.Task`.
 
     Args:
         model: maps float32 (N, 1, H, W) in 0 to 1 to logits (N, 3).
@@ -36,6 +58,7 @@ class ClassifierTask:
         train: indices of the training pictures.
         inner: indices of the inner part's pictures; may be empty.
         augmentation: random changes on top of the fixed views.
+        objective: loss and balance of the classes.
     """
 
     def __init__(
@@ -47,20 +70,30 @@ class ClassifierTask:
         train: NDArray[np.int64],
         inner: NDArray[np.int64],
         augmentation: AugmentationParameters,
+        objective: ObjectiveParameters,
     ) -> None:
         self.model, self._pictures, self._labels, self._names = model, pictures, labels, names
-        self._inner, self._augmentation = inner, augmentation
+        self._train, self._inner, self._augmentation, self._objective = train, inner, augmentation, objective
         self._by_class = [train[labels[train] == label] for label in np.unique(labels[train])]
+        weights = np.ones(len(LABELS), dtype=np.float32)
+        if objective.class_balance == "weights":
+            for own in self._by_class:
+                weights[labels[own[0]]] = len(train) / (len(self._by_class) * len(own))
+        self._weights = torch.from_numpy(weights)
 
     def draw(self, n: int, generator: np.random.Generator) -> NDArray[np.int64]:
-        """Each class as often as any other, its pictures at random."""
+        """Pictures at random: each class as often as any other, or as they come."""
+        if self._objective.class_balance != "draws":
+            return generator.choice(self._train, n)
         classes = generator.permutation(np.arange(n) % len(self._by_class))
         return np.array([generator.choice(self._by_class[label]) for label in classes], dtype=np.int64)
 
     def loss(self, samples: NDArray[np.int64], generator: torch.Generator) -> Tensor:
-        """Mean cross-entropy of a batch."""
+        """Mean loss of a batch, each patch with the weight of its class."""
         images = augment(to_tensor(self._pictures[samples]), None, generator, self._augmentation).images
-        return F.cross_entropy(self.model(images), torch.from_numpy(self._labels[samples]))
+        labels = torch.from_numpy(self._labels[samples])
+        losses = losses_of(self.model(images), labels, self._objective.loss)
+        return (losses * self._weights[labels]).mean()
 
     def inner_loss(self) -> float:
         """Cross-entropy of the inner part, every class with the same weight."""
@@ -74,6 +107,26 @@ class ClassifierTask:
     def describe(self, samples: NDArray[np.int64]) -> str:
         """Names of the patches."""
         return "patches " + ", ".join(self._names[index] for index in samples)
+
+
+def losses_of(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
+    """Loss (N,) of each item by the name it has in `ObjectiveParameters`.
+
+    Args:
+        logits: float (N, 3).
+        labels: class index (N,), int64.
+        loss: cross_entropy; binary_cross_entropy or mean_squared_error, of the softmax, the mean over the outputs.
+    """
+    if loss == "cross_entropy":
+        return F.cross_entropy(logits.float(), labels, reduction="none")
+    wanted = F.one_hot(labels, logits.shape[1]).float()
+    if loss == "mean_squared_error":
+        return (logits.float().softmax(1) - wanted).square().mean(1)
+    # ln(1 - p) of the softmax is the logarithm of the others' sum: finite where 1 - p itself rounds to 0.
+    others = logits.float()[:, None, :].masked_fill(torch.eye(logits.shape[1], dtype=torch.bool), -torch.inf)
+    total = logits.float().logsumexp(1, keepdim=True)
+    of_outputs = wanted * (logits.float() - total) + (1 - wanted) * (others.logsumexp(2) - total)
+    return -of_outputs.mean(1)
 
 
 def new_classifier(recipe: ClassifierRecipe) -> nn.Module:
@@ -119,6 +172,7 @@ def task_on_pictures(
         train,
         inner,
         recipe.augmentation,
+        recipe.objective,
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mammo_ml.datasets import catalog
 from mammo_ml.datasets.catalog import BOX_COLUMNS, LABELS, write_table
-from mammo_ml.errors import raise_if_any
+from mammo_ml.errors import BadInputError, raise_if_any
 from mammo_ml.imaging import boxes as bx
 from mammo_ml.imaging import patches as pt
 from mammo_ml.imaging.augmentation import (
@@ -138,17 +138,21 @@ def targets_of_views(
 def cut_patches(
     films: pd.DataFrame, canonical: Mapping[str, CanonicalFilm], lesions: pd.DataFrame, parameters: pt.CutParameters
 ) -> PatchSet:
-    """One patch per located lesion, and for each lesion `normals_per_lesion` patches of normal films like it.
+    """One patch per located lesion, and for each lesion lesion-free patches like it, which are named normal.
 
-    The normal films are dealt out in seeded order, so that each gives as many patches as any other, give or take one.
+    `normals_per_lesion` of them come from normal films, `lesion_free_per_lesion` from abnormal ones, away from their
+    lesions: what tells these from lesions cannot be the film. Films are dealt out in seeded order, so that each gives
+    as many patches as any other, give or take one.
 
     Raises:
-        BadInputError: when there is no located lesion or no normal film.
+        BadInputError: when there is no located lesion or no normal film; when lesion-free patches of abnormal films are
+            asked for and there is no place for one.
     """
     missing = {"located lesion": lesions["has_location"].any(), "normal film": (films["label"] == "normal").any()}
     raise_if_any("films to cut patches from", [f"there is no {what}" for what, there in missing.items() if not there])
     by_film = films.set_index("film_id")
     deck = _Deck(sorted(films.loc[films["label"] == "normal", "film_id"]), parameters.seed)
+    beside = _LesionFree(canonical, lesions, parameters.seed)
     rows, pictures = [], []
     for lesion in catalog.rows(lesions[lesions["has_location"]]):
         film = canonical[lesion.film_id]
@@ -163,6 +167,11 @@ def cut_patches(
             name = f"{normal.film_id}_like_{lesion.lesion_id}_{n}"
             rows.append(_row(normal, by_film, name, "normal", None, matched) | {"label": "normal"})
             pictures.append(pt.crop(normal.pixels, matched, parameters.input_px))
+        for n in range(parameters.lesion_free_per_lesion):
+            other, matched = beside.deal(window, film)
+            name = f"{other.film_id}_beside_{lesion.lesion_id}_{n}"
+            rows.append(_row(other, by_film, name, "normal", None, matched) | {"label": "normal"})
+            pictures.append(pt.crop(other.pixels, matched, parameters.input_px))
     table = pd.DataFrame(rows).rename(columns={"item": "patch_id"})
     return PatchSet(table, fixed_views(np.concatenate(pictures), CLASSIFIER_VIEWS))
 
@@ -261,6 +270,30 @@ class _Deck:
         if not self._left:
             self._left = [self._names[n] for n in self._generator.permutation(len(self._names))]
         return self._left.pop()
+
+
+class _LesionFree:
+    """Windows of abnormal films that keep off their lesions; a film with an unlocated lesion gives none."""
+
+    def __init__(self, canonical: Mapping[str, CanonicalFilm], lesions: pd.DataFrame, seed: int) -> None:
+        has_all = lesions.groupby("film_id")["has_location"].all()
+        self._names = sorted(str(film_id) for film_id, located in has_all.items() if located)
+        self._canonical, self._lesions = canonical, lesions
+        self._deck = _Deck(self._names, seed + 1)
+
+    def deal(self, window: bx.Boxes, of: CanonicalFilm) -> tuple[CanonicalFilm, bx.Boxes]:
+        """The next film, and its window (1, 4) like a lesion's (1, 4); a film without any is passed over."""
+        for _ in self._names:
+            film = self._canonical[self._deck.deal()]
+            own = self._lesions.loc[self._lesions["film_id"] == film.film_id, BOX_COLUMNS]
+            boxes = film.transform.boxes_to_canonical(own.to_numpy(dtype=np.float64))
+            if len(found := pt.matched_normal_window(window, of, film, keep_off=boxes)):
+                return film, found
+        raise BadInputError(
+            "films to cut patches from",
+            [f"no abnormal film has a window of {window[0, 2] - window[0, 0]:.0f} px away from its lesions"],
+            "Choose a smaller window_px, or set lesion_free_per_lesion to 0.",
+        )
 
 
 def _row(

@@ -27,7 +27,10 @@ class DetectorRecipe(Recipe):
     """Section `train_detector`."""
 
     network: SsdParameters
-    pretrained: str = Field(description="starter, imagenet, none, or the path of weights (safetensors)")
+    pretrained: str = Field(
+        description="starter (base small), starter_if_any (none for the other bases), imagenet, none, or a folder of "
+        "weights"
+    )
 
 
 class PretrainingRecipe(Recipe):

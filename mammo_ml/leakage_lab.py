@@ -160,7 +160,14 @@ def task_for(
     labels = items.table["label"].map(LABELS.index).to_numpy(dtype=np.int64)
     torch.manual_seed(recipe.training.seed)
     return ClassifierTask(
-        build_classifier(recipe.network), pictures, labels, names, train, nothing, recipe.augmentation
+        build_classifier(recipe.network),
+        pictures,
+        labels,
+        names,
+        train,
+        nothing,
+        recipe.augmentation,
+        recipe.objective,
     )
 
 

@@ -21,7 +21,7 @@ from mammo_ml.models.weights import load_into, read_weights
 from mammo_ml.parameters import parse_section
 
 STARTER_FOLDER = Path(__file__).parent / "starter"
-STARTER, IMAGENET, NONE = "starter", "imagenet", "none"
+STARTER, STARTER_IF_ANY, IMAGENET, NONE = "starter", "starter_if_any", "imagenet", "none"
 WEIGHTS, FILMS, PROVENANCE = "weights.safetensors", "films.csv", "provenance.json"
 LARGEST_BYTES = 6_000_000
 """What one starter may add to the repository."""
@@ -60,7 +60,8 @@ def resolve(pretrained: str, model: str, base: str) -> Start:
     """Find what a training starts from.
 
     Args:
-        pretrained: `starter`, `imagenet` (a detector's), `none`, or a folder of starting weights.
+        pretrained: `starter`, `starter_if_any` (`none` for a network without one, so that tuning may choose among
+            networks), `imagenet` (a detector's), `none`, or a folder of starting weights.
         model: the kind of network, `detector` or `classifier`; with the base it names the starter.
         base: the detector's base, or the classifier's variant.
 
@@ -69,14 +70,14 @@ def resolve(pretrained: str, model: str, base: str) -> Start:
         MammoError: when ImageNet's weights cannot be had.
     """
     nothing = pd.DataFrame(columns=[*FILM_COLUMNS, "step"], dtype="str")
-    if pretrained == NONE:
+    shipped = STARTER_FOLDER / f"{model}_{base}"
+    if pretrained == NONE or (pretrained == STARTER_IF_ANY and not shipped.is_dir()):
         return Start(None, (), nothing)
     if pretrained == IMAGENET:
         weights = imagenet_state(base)
         told = {"name": f"imagenet {base}", "weights_sha256": "0" * 64, "dataset": IMAGENET, "command": "torchvision"}
         return Start(weights, (parse_section(told, Ancestor, "ImageNet's weights"),), nothing)
-    folder = STARTER_FOLDER / f"{model}_{base}" if pretrained == STARTER else Path(pretrained)
-    return _read(folder, pretrained)
+    return _read(shipped if pretrained in (STARTER, STARTER_IF_ANY) else Path(pretrained), pretrained)
 
 
 def _read(folder: Path, asked_for: str) -> Start:

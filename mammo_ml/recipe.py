@@ -13,6 +13,8 @@ from mammo_ml.parameters import Parameters, parse_section
 from mammo_ml.training import TrainingParameters
 
 Values = dict[str, float | int | str]
+OF_TRIALS = ("trial", "value", "pruned")
+"""Columns of trials.csv beside the searched keys; the last is there where a study prunes."""
 
 
 class Recipe(Parameters):
@@ -71,13 +73,13 @@ def best_on_average(trials: Sequence[pd.DataFrame]) -> Values:
     """Values tried in every fold's study whose mean figure is best; trial 0, the defaults, always is one of them.
 
     Args:
-        trials: per fold, the study's table: trial, value, and a column per searched key.
+        trials: per fold, the study's table: `OF_TRIALS`, and a column per searched key.
 
     Raises:
         MammoError: when no values have a finite figure in every fold.
     """
     every = pd.concat(trials, ignore_index=True)
-    keys = [str(column) for column in every.columns if column not in ("trial", "value")]
+    keys = [str(column) for column in every.columns if column not in OF_TRIALS]
     means = every.groupby(keys, sort=False)["value"].agg(["mean", "count"]).reset_index()
     complete = means[means["count"] == len(trials)]
     if complete.empty:

@@ -38,7 +38,7 @@ TRIAL, WORKER, NOT_FINITE = "trial", "worker", "not_finite"
 """User attributes of a trial: its number for people, who works at it, that its figure was no finite number."""
 CHECKSUM = 16
 DAMAGED_CODES = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-ENDED = (TrialState.COMPLETE, TrialState.FAIL)
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class DamagedError(MammoError):
@@ -57,7 +57,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished trial; `value` is None where its figure was no finite number."""
+    """A finished trial.
+
+    Attributes:
+        trial: its number, from 0.
+        values: of the searched keys.
+        value: its figure; None where that was no finite number, or the trial was pruned.
+        started: when, ISO 8601.
+        ended: when, ISO 8601.
+        worker: who ran it.
+        curve: what it reported after each epoch, more is better.
+        pruned: ended before its time, because it did worse than the trials before it.
+    """
 
     trial: int
     values: Values
@@ -65,6 +76,15 @@ class Finished:
     started: str
     ended: str
     worker: str
+    curve: Sequence[float] = ()
+    pruned: bool = False
+
+    @property
+    def state(self) -> TrialState:
+        """The same for Optuna."""
+        if self.pruned:
+            return TrialState.PRUNED
+        return TrialState.FAIL if self.value is None else TrialState.COMPLETE
 
 
 class Study:
@@ -156,7 +176,7 @@ class Study:
                     return None
             time.sleep(WAIT_S)
 
-    def finish(self, claim: Claim, value: float | None) -> None:
+    def finish(self, claim: Claim, value: float | None, curve: Sequence[float] = (), *, pruned: bool = False) -> None:
         """Record the figure of a trial; the first one to come counts where a silent worker was given up too early."""
         now = datetime.now().isoformat()
         with self._lock():
@@ -165,7 +185,7 @@ class Study:
                     f"{self.name}: trial {claim.trial} was finished by another worker meanwhile; this result is dropped"
                 )
             else:
-                done = Finished(claim.trial, claim.values, value, claim.started, now, self.worker)
+                done = Finished(claim.trial, claim.values, value, claim.started, now, self.worker, list(curve), pruned)
                 self.record.append({"study": self.name, **asdict(done)})
             with self._open():
                 pass
@@ -309,13 +329,14 @@ class Study:
         else:
             at_work = (one for one in tries if one.state == TrialState.RUNNING)
             own = next((one for one in at_work if one.user_attrs.get(WORKER) == done.worker), None)
-        state = TrialState.FAIL if done.value is None else TrialState.COMPLETE
         if own is not None:
-            if done.value is None:
+            if done.state == TrialState.FAIL:
                 storage.set_trial_user_attr(own._trial_id, NOT_FINITE, True)
-            storage.set_trial_state_values(own._trial_id, state, None if done.value is None else [done.value])
+            for epoch, reported in enumerate(done.curve, start=1):
+                storage.set_trial_intermediate_value(own._trial_id, epoch, reported)
+            storage.set_trial_state_values(own._trial_id, done.state, None if done.value is None else [done.value])
         elif ended is None:
-            storage.create_new_trial(study, frozen(state, done, distributions))
+            storage.create_new_trial(study, frozen(done.state, done, distributions))
         for other in tries:
             if other is not own and other.state == TrialState.RUNNING and other.user_attrs.get(WORKER) == self.worker:
                 storage.set_trial_state_values(other._trial_id, TrialState.FAIL)
@@ -412,13 +433,18 @@ def _by_number(trials: Sequence[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
 
 
 def _has_ended(trial: FrozenTrial) -> bool:
-    return trial.state in ENDED and (trial.value is not None or NOT_FINITE in trial.user_attrs)
+    if trial.state == TrialState.FAIL:  # a worker's death is a failure as well
+        return NOT_FINITE in trial.user_attrs
+    return trial.state in ENDED
 
 
 def _of(trial: FrozenTrial) -> Finished:
     times = [when.isoformat() if when else "" for when in (trial.datetime_start, trial.datetime_complete)]
     number, worker = trial.user_attrs[TRIAL], trial.user_attrs.get(WORKER, "")
-    return Finished(number, trial.params, trial.value, times[0], times[1], worker)
+    curve = [trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)]
+    pruned = trial.state == TrialState.PRUNED
+    value = None if pruned else trial.value
+    return Finished(number, trial.params, value, times[0], times[1], worker, curve, pruned)
 
 
 def frozen(state: TrialState, of: Finished, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
@@ -436,7 +462,7 @@ def frozen(state: TrialState, of: Finished, distributions: dict[str, BaseDistrib
         distributions=distributions,
         user_attrs=attributes,
         system_attrs={},
-        intermediate_values={},
+        intermediate_values=dict(enumerate(of.curve, start=1)),
     )
 
 

@@ -88,11 +88,17 @@ def shown_by(stage: str, outputs: Iterable[Path]) -> Shown:
         name, table = TUNED_FOR[stage.partition("_")[2]], _read(named["trials.csv"])
         figures |= {name: table["value"].max(), f"{name}_defaults": table["value"].iloc[0]}
         rows = [_by_column(row) for _, row in table.astype("object").iterrows()]
-        trials = [(int(row.pop("trial")), row, {name: row.pop("value")}) for row in rows]
+        trials = [_trial(row, name) for row in rows]
     if not figures and not pages:
         figures = {"rows": _rows_by_table([file for file in files if file.suffix == ".csv"])}
     shown = [file for file in files if file.suffix in SHOWN or "reports" in file.parts]
     return Shown(figures, epochs, trials, [*shown, *pages])
+
+
+def _trial(row: dict[str, Any], name: str) -> tuple[int, dict[str, Any], dict[str, float]]:
+    """Number, tried values and figures of a row of trials.csv."""
+    number, value, pruned = int(row.pop("trial")), row.pop("value"), row.pop("pruned", False)
+    return number, row, {"pruned": 1} if pruned else {name: value}
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from mammo_ml.errors import MammoError, raise_if_any
 from mammo_ml.models.weights import load_into, not_finite
 from mammo_ml.parameters import Parameters
 
+MOMENTUM = 0.9
 DIVERGED = "The training diverged: look at its loss, and lower learning_rate."
 
 
@@ -28,10 +29,17 @@ class TrainingParameters(Parameters):
     budget_samples: int = Field(ge=1, description="training samples seen at most")
     epoch_samples: int = Field(ge=1, description="samples between two looks at the inner part")
     batch_size: int = Field(ge=1)
-    learning_rate: float = Field(gt=0, description="Adam's; falls to a tenth along a cosine")
-    weight_decay: float = Field(ge=0, description="decoupled (AdamW)")
+    optimiser: Literal["adamw", "sgd"] = Field(
+        default="adamw", description="sgd: with Nesterov's momentum of 0.9; its learning rate is of another size"
+    )
+    learning_rate: float = Field(gt=0, description="falls to a tenth along a cosine")
+    weight_decay: float = Field(ge=0, description="decoupled (AdamW), or added to the gradient (SGD)")
     patience: int = Field(ge=1, description="epochs without a lower inner loss before stopping")
     threads: int = Field(ge=1, description="processor threads; the same number gives the same weights")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the convolutions while training; weights, losses and predictions are float32 either way",
+    )
     seed: int = Field(ge=0)
 
     @property
@@ -118,7 +126,7 @@ def fit(
     """
     torch.set_num_threads(parameters.threads)
     model = task.model
-    optimiser = torch.optim.AdamW(model.parameters(), lr=parameters.learning_rate, weight_decay=parameters.weight_decay)
+    optimiser = _optimiser(model, parameters)
     n_epochs = epochs if epochs is not None else parameters.epochs
     state = _State(model, optimiser)
     if checkpoints and (found := checkpoints.newest()):
@@ -157,6 +165,15 @@ def fit(
     return Fit(tuple(state.history), state.best_epoch)
 
 
+def _optimiser(model: nn.Module, parameters: TrainingParameters) -> torch.optim.Optimizer:
+    rate, decay = parameters.learning_rate, parameters.weight_decay
+    match parameters.optimiser:
+        case "adamw":
+            return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+        case "sgd":
+            return torch.optim.SGD(model.parameters(), rate, momentum=MOMENTUM, weight_decay=decay, nesterov=True)
+
+
 def _set_learning_rate(optimiser: torch.optim.Optimizer, start: float, progress: float) -> float:
     rate = start * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
     for group in optimiser.param_groups:
@@ -177,7 +194,8 @@ def _run_epoch(
     task.model.train()
     for start in range(state.epoch_samples, len(samples), parameters.batch_size):
         batch = samples[start : start + parameters.batch_size]
-        loss = task.loss(batch, state.generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=parameters.precision == "bfloat16"):
+            loss = task.loss(batch, state.generator)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise MammoError(

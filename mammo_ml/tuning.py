@@ -1,6 +1,11 @@
-"""Search spaces and the study: Optuna, resumable, shared by several workers, trial 0 is the defaults."""
+"""Search spaces and the study: Optuna, resumable, shared by several workers, trial 0 is the defaults.
+
+A trial that does worse, epoch by epoch, than the median of those before it may be pruned, so that a large study spends
+its time where it is worth it. What was reported is recorded with the trials: who resumes prunes as who never stopped.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -8,13 +13,12 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState
 from pydantic import Field, model_validator
 
 from mammo_ml.errors import MammoError
 from mammo_ml.parameters import Parameters
 from mammo_ml.recipe import Values
-from mammo_ml.studies import Finished, Study, frozen
+from mammo_ml.studies import Claim, Finished, Study, frozen
 
 
 class Range(Parameters):
@@ -54,6 +58,10 @@ class TuningParameters(Parameters):
     space: dict[str, Range]
     seed: int = Field(ge=0)
     direction: Literal["maximize"] = "maximize"
+    prune_after_trials: int | None = Field(
+        default=None, ge=1, description="trials that run to their end before the first may be pruned; null: none is"
+    )
+    prune_from_epoch: int = Field(default=2, ge=1, description="no trial is pruned before it has run so many epochs")
     workers: int = Field(default=1, ge=1, description="processes on this machine; with one, a study repeats itself")
     heartbeat_s: int = Field(default=10, ge=1, description="seconds between two signs of life of a trial")
     grace_s: int = Field(default=60, ge=2, description="silence after which a trial is given up and run again")
@@ -63,7 +71,12 @@ class TuningParameters(Parameters):
         return self.model_dump(mode="json", exclude={"trials", "space", "workers", "heartbeat_s", "grace_s"})
 
 
-Objective = Callable[[int, Values], float]
+class PrunedError(MammoError):
+    """What a report raises where the trial is not worth going on with; it is not a failure."""
+
+
+Report = Callable[[float], None]
+Objective = Callable[[int, Values, Report], float]
 
 
 def tune(
@@ -76,6 +89,7 @@ def tune(
     parts: Mapping[str, Any] | None = None,
     address: str | None = None,
     on_elsewhere: Callable[[Finished], None] = lambda trial: None,
+    on_end: Callable[[optuna.Study], None] = lambda study: None,
 ) -> tuple[Values, pd.DataFrame]:
     """Run a study to its number of trials and return the values to train with.
 
@@ -85,7 +99,9 @@ def tune(
     defaults; other values are returned only where they beat it.
 
     Args:
-        objective: figure to maximise, from the trial's number and the values of the searched keys.
+        objective: figure to maximise, from the trial's number, the values of the searched keys, and a function to
+            report to after every epoch how good the model is, more is better; it raises PrunedError, to be let through,
+            where the trial is to end.
         defaults: value of every searched key in trial 0.
         parameters: number of trials, search space, seed.
         folder: keeps the studies, see `mammo_ml.studies`.
@@ -93,9 +109,11 @@ def tune(
         parts: what the key stands for.
         address: SQLAlchemy address of another database than the folder's own.
         on_elsewhere: told once of every trial that was finished before or by another worker.
+        on_end: given the whole study, in memory, for Optuna's pictures.
 
     Returns:
-        The best values, and a table with a row per trial: trial, value, and a column per searched key.
+        The best values, and a table with a row per trial: trial, value (missing where it was not finite or the trial
+        was pruned), where the study prunes whether it was pruned, and a column per searched key.
 
     Raises:
         MammoError: when no trial gave a finite figure, or the studies cannot be read or written.
@@ -112,17 +130,70 @@ def tune(
     with study.at_work():
         while (claim := study.claim(parameters.trials, draw)) is not None:
             _tell_of_others(study, parameters.trials, told, on_elsewhere)
-            with study.beating(claim):
-                figure = objective(claim.trial, claim.values)
+            judge = _Judge(claim, [one for one in study.finished() if one.trial < claim.trial], parameters)
+            try:
+                with study.beating(claim):
+                    figure = objective(claim.trial, claim.values, judge.report)
+            except PrunedError:
+                study.finish(claim, None, judge.curve, pruned=True)
+            else:
+                study.finish(claim, float(figure) if np.isfinite(figure) else None, judge.curve)
             told.add(claim.trial)
-            study.finish(claim, float(figure) if np.isfinite(figure) else None)
     finished = _tell_of_others(study, parameters.trials, told, on_elsewhere)
     good = [(trial.value, -trial.trial, trial) for trial in finished if trial.value is not None]
     if not good:
         raise MammoError("tuning: no trial gave a finite figure; look at the trials' runs, or lower learning_rate")
     best = max(good, key=lambda entry: entry[:2])[2]
+    on_end(_in_memory(finished, distributions))
     rows = [{"trial": one.trial, "value": one.value, **_in_order(one.values, parameters.space)} for one in finished]
-    return _in_order(best.values, parameters.space), pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if parameters.prune_after_trials is not None:
+        table.insert(2, "pruned", [one.pruned for one in finished])
+    return _in_order(best.values, parameters.space), table
+
+
+def _in_memory(
+    trials: Sequence[Finished],
+    distributions: dict[str, BaseDistribution],
+    *,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> optuna.Study:
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    for trial in trials:
+        study.add_trial(frozen(trial.state, trial, distributions))
+    return study
+
+
+class _Judge:
+    """Listens to the epochs of a trial, and ends it by Optuna's median rule.
+
+    Args:
+        claim: the trial.
+        before: finished trials of lower numbers; only these, or a resumed study would judge otherwise.
+        parameters: from when on trials are pruned.
+    """
+
+    def __init__(self, claim: Claim, before: Sequence[Finished], parameters: TuningParameters) -> None:
+        self._claim, self._before, self._parameters = claim, before, parameters
+        self.curve: list[float] = []
+
+    def report(self, value: float) -> None:
+        """Take in how good the model is after one more epoch.
+
+        Raises:
+            PrunedError: where the best epoch so far is worse than the median of the trials before it.
+        """
+        self.curve.append(value)
+        after = self._parameters.prune_after_trials
+        if after is None:
+            return
+        rule = optuna.pruners.MedianPruner(after, n_warmup_steps=self._parameters.prune_from_epoch)
+        trial = _in_memory([replace(one, values={}) for one in self._before], {}, pruner=rule).ask()
+        for epoch, reported in enumerate(self.curve, start=1):
+            trial.report(reported, epoch)
+        if trial.should_prune():
+            raise PrunedError(f"trial {self._claim.trial} is pruned after epoch {len(self.curve)}")
 
 
 def _tell_of_others(study: Study, trials: int, told: set[int], tell: Callable[[Finished], None]) -> list[Finished]:
@@ -136,10 +207,8 @@ def _tell_of_others(study: Study, trials: int, told: set[int], tell: Callable[[F
 
 def _draw(seed: int, distributions: dict[str, BaseDistribution], before: Sequence[Finished]) -> Values:
     """Values the sampler proposes after these trials; it learns from those with a finite figure."""
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    for trial in before:
-        if trial.value is not None:
-            study.add_trial(frozen(TrialState.COMPLETE, trial, distributions))
+    with_figure = [trial for trial in before if trial.value is not None]
+    study = _in_memory(with_figure, distributions, sampler=optuna.samplers.TPESampler(seed=seed))
     return dict(study.ask(distributions).params)
 
 

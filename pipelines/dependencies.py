@@ -18,8 +18,10 @@ EXEMPT = {
     "mammo_ml/dvc_record.py",
     "mammo_ml/track_outputs.py",
     "mammo_ml/tracking.py",
+    "mammo_ml/tuning_pictures.py",
 }
-"""Record runs and models; cannot change an output. Editing them re-runs nothing, nor what they alone import."""
+"""Record runs and models, and draw what a run shows; cannot change an output. Editing them re-runs nothing, nor what
+they alone import."""
 STARTER = ("mammo_ml/pretrained.py", "mammo_ml/starter")
 """A module, and the folder of weights it reads."""
 CODE = re.compile(r"^      - (?:(?:mammo_ml|pipelines)/\S+\.(?:py|csv|css)|mammo_ml/starter/\S+)$")

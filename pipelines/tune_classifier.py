@@ -1,7 +1,5 @@
 """Tune the classifier on the inner part of one fold; trial 0 is the defaults."""
 
-from collections.abc import Callable
-
 from mammo_ml.classifier import ClassifierRecipe, predict_patches, task_on_patches
 from mammo_ml.cutting import PatchSet
 from mammo_ml.metrics.classification import auc_macro
@@ -9,7 +7,7 @@ from mammo_ml.splits import read_folds, roles_of
 from mammo_ml.training import Fit, fit
 from mammo_ml.tuning import TuningParameters
 from pipelines import stage
-from pipelines.tuning_stage import tune
+from pipelines.tuning_stage import OnEpoch, OnStep, tune
 
 
 def tune_classifier() -> None:
@@ -18,9 +16,9 @@ def tune_classifier() -> None:
     roles = roles_of(read_folds(paths.folds), patches.patches["patient_id"], paths.fold)
     inner = roles == "inner"
 
-    def score(tried: ClassifierRecipe, on_step: Callable[[int], None]) -> tuple[float, Fit]:
+    def score(tried: ClassifierRecipe, on_step: OnStep, on_epoch: OnEpoch) -> tuple[float, Fit]:
         task = task_on_patches(tried, patches, roles == "train", inner)
-        fitted = fit(task, tried.training, on_step=on_step)
+        fitted = fit(task, tried.training, on_epoch=on_epoch, on_step=on_step)
         probabilities = predict_patches(task.model, patches.pictures[inner])
         return auc_macro(probabilities, patches.labels[inner]), fitted
 

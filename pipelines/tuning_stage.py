@@ -10,13 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+import optuna
+
 from mammo_ml import tracking, tuning
 from mammo_ml.datasets.catalog import write_table
 from mammo_ml.manifest import file_sha256
 from mammo_ml.parameters import Parameters
 from mammo_ml.recipe import Recipe, Values, save_best
 from mammo_ml.studies import Finished
-from mammo_ml.training import Fit
+from mammo_ml.training import Epoch, Fit
+from mammo_ml.tuning_pictures import study_figures
 from pipelines import stage
 from pipelines.dependencies import modules_of
 
@@ -26,8 +29,11 @@ HELPER_ENDS_S = 60
 """Once every trial has ended a helper has nothing left to do."""
 ROOT = Path(__file__).resolve().parents[1]
 R = TypeVar("R", bound=Recipe)
-Score = Callable[[R, Callable[[int], None]], tuple[float, Fit]]
-"""Train with a recipe, telling the samples seen after every step; the figure tuning raises, and the training."""
+OnStep = Callable[[int], None]
+OnEpoch = Callable[[Epoch], None]
+Score = Callable[[R, OnStep, OnEpoch], tuple[float, Fit]]
+"""Train with a recipe, telling the samples seen after every step and of every epoch; the figure tuning raises, and the
+training."""
 
 
 def tune(
@@ -44,7 +50,7 @@ def tune(
     others: Mapping[str, Parameters] | None = None,
     protocol: str = "by_patient",
 ) -> None:
-    """Run the study of a fold with its workers, and write best.json and trials.csv.
+    """Run the study of a fold with its workers; write best.json and trials.csv, show its pictures in MLflow.
 
     Args:
         name: the stage.
@@ -64,27 +70,42 @@ def tune(
     key = stage.state_key(name, fold, json.dumps(parts, sort_keys=True))
 
     def run_study(run: tracking.StageRun, advance: Callable[[int], None]) -> None:
-        def objective(number: int, values: Values) -> float:
+        def objective(number: int, values: Values, report: tuning.Report) -> float:
             tried = recipe.with_values(values).with_budget(parameters.budget_samples)
-            seen = 0
+            seen, found = 0, float("nan")
 
             def on_step(samples: int) -> None:
                 nonlocal seen
                 seen += samples
                 advance(samples)
 
+            pruned: tuning.PrunedError | None = None
             with run.trial(number, values) as trial:
-                found, fitted = score(tried, on_step)
-                trial.log_metrics({figure: found, "best_epoch": fitted.best_epoch})
+
+                def on_epoch(epoch: Epoch) -> None:
+                    trial.log_metrics(epoch.figures(), step=epoch.epoch)
+                    report(-epoch.inner_loss)
+
+                try:
+                    found, fitted = score(tried, on_step, on_epoch)
+                    trial.log_metrics({figure: found, "best_epoch": fitted.best_epoch})
+                except tuning.PrunedError as error:  # the trial's run has not failed
+                    pruned = error
+                    trial.log_metrics({"pruned": 1})
             advance(parameters.budget_samples - seen)  # where it stopped early
+            if pruned is not None:
+                raise pruned
             return found
 
         def on_elsewhere(trial: Finished) -> None:
             advance(parameters.budget_samples)
             if not helper and trial.started < begun:  # shown in this run too, so that it is complete
                 with run.trial(trial.trial, trial.values) as again:
-                    again.log_metrics({figure: trial.value})
+                    for epoch, reported in enumerate(trial.curve, start=1):
+                        again.log_metrics({"inner_loss": -reported}, step=epoch)
+                    again.log_metrics({"pruned": 1} if trial.pruned else {figure: trial.value})
 
+        ended: list[optuna.Study] = []
         best, trials = tuning.tune(
             objective,
             recipe.values(parameters.space),
@@ -94,11 +115,16 @@ def tune(
             parts=parts,
             address=_address(),
             on_elsewhere=on_elsewhere,
+            on_end=ended.append,
         )
         if not helper:
             run.log_metrics({figure: trials["value"].max(), f"{figure}_defaults": trials["value"].iloc[0]})
+            if "pruned" in trials:
+                run.log_metrics({"trials_pruned": int(trials["pruned"].sum())})
             save_best(best, out / "best.json")
             write_table(trials, out / "trials.csv")
+            for picture, drawn in study_figures(ended[0], figure).items():
+                run.log_figure(drawn, f"{picture}.png")
 
     helper, begun = os.environ.get(WORKER), datetime.now().isoformat()
     if helper:

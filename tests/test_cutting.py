@@ -121,6 +121,30 @@ def test_a_patch_shows_the_pixels_of_its_window(patches):
     assert abs(patches.pictures[0, 0].mean() - window.mean()) < 0.6
 
 
+def test_lesion_free_patches_of_abnormal_films_keep_a_radius_off_every_lesion():
+    asked = PARAMETERS.model_copy(update={"window_px": 32, "lesion_free_per_lesion": 2})
+    found = cut_patches(FILMS, canonical_of(FILMS), LESIONS, asked).patches
+    beside = found[found["patch_id"].str.contains("_beside_")]
+    assert len(beside) == 6
+    assert set(beside["label"]) == set(beside["kind"]) == {"normal"}
+    assert beside["lesion_id"].isna().all()
+    assert set(beside["film_id"]) <= {"004", "005"}  # 006 has a lesion without place
+    films = canonical_of(FILMS)
+    for row in rows(beside):
+        lesions = LESIONS[(LESIONS["film_id"] == row.film_id)][BOX_COLUMNS].to_numpy(dtype=np.float64)
+        boxes = films[row.film_id].transform.boxes_to_canonical(lesions)
+        for x1, y1, x2, y2 in boxes:
+            reach_x, reach_y = (x2 - x1) / 2, (y2 - y1) / 2
+            apart = row.x2 <= x1 - reach_x or row.x1 >= x2 + reach_x or row.y2 <= y1 - reach_y or row.y1 >= y2 + reach_y
+            assert apart, (row.patch_id, x1, y1, x2, y2)
+
+
+def test_films_that_are_all_lesion_are_named_where_lesion_free_tissue_is_asked_for():
+    asked = PARAMETERS.model_copy(update={"window_px": 80, "lesion_free_per_lesion": 1})
+    with pytest.raises(BadInputError, match="no abnormal film has a window of 80 px away from its lesions"):
+        cut_patches(FILMS, canonical_of(FILMS), LESIONS[LESIONS["film_id"] == "004"], asked)
+
+
 def test_cutting_without_lesions_or_without_normal_films_is_refused():
     with pytest.raises(BadInputError) as caught:
         cut_patches(FILMS[3:], canonical_of(FILMS), LESIONS[3:], PARAMETERS)

@@ -78,6 +78,11 @@ def test_a_starter_nobody_shipped_is_told_with_those_there_are():
         resolve("starter", "detector", "vgg16")
 
 
+def test_a_starter_if_there_is_any_is_the_starter_or_nothing():
+    assert resolve("starter_if_any", "detector", "vgg16").weights is None
+    assert resolve("starter_if_any", "detector", "small").ancestry == resolve("starter", "detector", "small").ancestry
+
+
 def test_weights_too_large_to_ship_are_refused(tmp_path: Path):
     (tmp_path / "large.safetensors").write_bytes(b"0" * 6_000_001)
     with pytest.raises(MammoError, match="starters are small"):

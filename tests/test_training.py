@@ -71,6 +71,27 @@ def _assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor
         torch.testing.assert_close(value, second[name], rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.parametrize("choice", [{"optimiser": "sgd"}, {"precision": "bfloat16"}])
+def test_every_choice_of_training_learns_goes_on_where_it_was_and_is_another_training(choice, tmp_path):
+    parameters = PARAMETERS.model_copy(update={"learning_rate": 0.02} | choice)
+    usual, whole = TinyTask(), TinyTask()
+    fit(usual, PARAMETERS.model_copy(update={"learning_rate": 0.02}))
+    history = fit(whole, parameters).history
+    assert history[-1].train_loss < history[0].train_loss
+    assert any(not torch.equal(value, _weights(usual)[name]) for name, value in _weights(whole).items())
+    assert all(value.dtype in (torch.float32, torch.int64) for value in _weights(whole).values())
+
+    def stop(epoch):
+        if epoch.epoch == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fit(TinyTask(), parameters, checkpoints=Checkpoints(tmp_path, "key"), on_epoch=stop)
+    resumed = TinyTask()
+    assert fit(resumed, parameters, checkpoints=Checkpoints(tmp_path, "key")).history == history
+    _assert_equal(_weights(resumed), _weights(whole))
+
+
 def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
     first, second = TinyTask(), TinyTask()
     history = fit(first, PARAMETERS).history

@@ -11,6 +11,7 @@ import pytest
 from mammo_ml import studies
 from mammo_ml.errors import MammoError
 from mammo_ml.tuning import Range, TuningParameters, tune
+from mammo_ml.tuning_pictures import study_figures
 
 DEFAULTS = {"learning_rate": 0.001, "base": "small"}
 SPACE = {"learning_rate": Range(low=0.0001, high=0.1, log=True), "base": Range(choices=("small", "wide"))}
@@ -33,7 +34,7 @@ class Objective:
     def __init__(self, killed_in: int | None = None, answers: dict[int, float] | None = None) -> None:
         self.asked, self.killed_in, self.answers = [], killed_in, answers or {}
 
-    def __call__(self, number, values):
+    def __call__(self, number, values, report):
         self.asked.append((number, values))
         if number == self.killed_in:
             raise Killed
@@ -131,7 +132,7 @@ def test_a_study_that_changed_is_set_apart_and_told_what_differs(tmp_path, capsy
 
 
 def test_a_trial_given_up_too_early_counts_once_and_the_late_result_is_dropped(tmp_path, capsys):
-    def overtaken(number, values):
+    def overtaken(number, values, report):
         # a laptop sleeps longer than the grace: meanwhile the other worker has run the trial to its end
         folder = tmp_path / studies.RECORD
         one = studies.Finished(number, values, 0.25, "2026-01-01T00:00:00", "2026-01-01T00:01:00", "another-host:1")
@@ -166,6 +167,73 @@ def test_a_trial_without_a_finite_figure_fails_alone_and_is_not_repeated(tmp_pat
     assert trials["value"].isna().tolist() == [True, False, True, False]
     assert trials["learning_rate"].notna().all()
     assert best["learning_rate"] in trials["learning_rate"][[1, 3]].tolist()
+
+
+PRUNING = {"prune_after_trials": 3, "prune_from_epoch": 2}
+EPOCHS = 4
+
+
+class Learner:
+    """Even trials do a little better than those before them, odd ones worse from their first epoch on."""
+
+    def __init__(self, killed_in: int | None = None) -> None:
+        self.epochs, self.killed_in = {}, killed_in
+
+    def __call__(self, number, values, report):
+        self.epochs[number] = 0
+        for epoch in range(EPOCHS):
+            if number == self.killed_in and epoch == 1:
+                raise Killed
+            self.epochs[number] += 1
+            report(epoch - (10.0 if number % 2 else -number / 100))
+        return 1.0 - number / 100
+
+
+def _pruning(trials: int) -> TuningParameters:
+    return TuningParameters(trials=trials, budget_samples=10, space=SPACE, seed=1, **PRUNING)
+
+
+def test_a_trial_worse_than_the_median_before_it_is_pruned_and_has_no_figure(tmp_path):
+    learner, ended = Learner(), []
+    best, trials = tune(learner, DEFAULTS, _pruning(6), tmp_path, on_end=ended.append)
+    # three run to their end whatever they do; then odd ones stop after the second epoch
+    assert learner.epochs == {0: 4, 1: 4, 2: 4, 3: 2, 4: 4, 5: 2}
+    assert trials["pruned"].tolist() == [False, False, False, True, False, True]
+    assert trials["value"].isna().tolist() == trials["pruned"].tolist()
+    assert best == DEFAULTS
+    study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'studies.db'}")
+    for found in (study, *ended):
+        shown = {trial.number: trial for trial in found.trials}
+        assert [shown[n].state.name == "PRUNED" for n in range(6)] == trials["pruned"].tolist()
+        assert shown[3].intermediate_values == {1: -10.0, 2: -9.0}
+
+
+def test_a_pruning_study_killed_in_a_trial_equals_one_that_was_not(tmp_path):
+    expected = tune(Learner(), DEFAULTS, _pruning(8), tmp_path / "whole")
+    with pytest.raises(Killed):
+        tune(Learner(killed_in=4), DEFAULTS, _pruning(8), tmp_path / "killed")
+    (tmp_path / "killed" / "studies.db").unlink()
+    again = Learner()
+    found = tune(again, DEFAULTS, _pruning(8), tmp_path / "killed")
+    assert again.epochs == {4: 4, 5: 2, 6: 4, 7: 2}
+    assert found[0] == expected[0]
+    pd.testing.assert_frame_equal(found[1], expected[1])
+
+
+def test_a_study_that_prunes_nothing_lets_every_trial_run_and_has_no_such_column(tmp_path):
+    learner = Learner()
+    trials = tune(learner, DEFAULTS, _parameters(6), tmp_path)[1]
+    assert set(learner.epochs.values()) == {EPOCHS}
+    assert "pruned" not in trials
+
+
+@pytest.mark.parametrize("n_trials", [1, 3, 8])
+def test_pictures_show_what_there_is_to_show(tmp_path, n_trials):
+    shown = []
+    tune(Objective(), DEFAULTS, _parameters(n_trials), tmp_path, on_end=shown.append)
+    figures = study_figures(shown[0], "auc_macro")
+    assert set(figures) == ({"history"} if n_trials < 4 else {"history", "importance", "parallel_coordinate"})
+    assert "auc_macro" in figures["history"].axes[0].get_ylabel()
 
 
 def test_a_study_without_any_finite_figure_is_an_error(tmp_path):

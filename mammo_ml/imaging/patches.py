@@ -23,6 +23,11 @@ class CutParameters(Parameters):
     window_px: int = Field(ge=32, description="edge of a window on the film")
     input_px: int = Field(ge=32, description="edge of the network's input")
     normals_per_lesion: int = Field(ge=1, description="patches of normal films matched to each located lesion")
+    lesion_free_per_lesion: int = Field(
+        default=0,
+        ge=0,
+        description="patches of abnormal films, away from their lesions, matched to each located lesion: named normal",
+    )
     min_breast_share: float = Field(ge=0, le=1, description="a normal window's least share of breast")
     jittered_per_lesion: int = Field(ge=0, description="detector cuts with the lesion off the centre")
     jitter_px: int = Field(ge=0, description="largest offset of a jittered cut, along x and along y")
@@ -133,21 +138,45 @@ def normal_windows(film: CanonicalFilm, n: int, parameters: CutParameters, gener
     return chosen
 
 
+NOTHING: bx.Boxes = np.empty((0, 4))
+
+
 def matched_normal_window(
-    window: bx.Boxes, abnormal: CanonicalFilm, normal: CanonicalFilm, step_px: int = 32
+    window: bx.Boxes,
+    abnormal: CanonicalFilm,
+    normal: CanonicalFilm,
+    step_px: int = 32,
+    keep_off: bx.Boxes = NOTHING,
 ) -> bx.Boxes:
-    """Window (1, 4) of a normal film that sits as the lesion's window (1, 4) sits in its own.
+    """Window (1, 4) of lesion-free tissue that sits as the lesion's window (1, 4) sits in its own film.
 
     Of all windows at `step_px`, the one nearest in place relative to the breast's box and in share of breast: so
     neither tells the class.
+
+    Args:
+        window: the lesion's window (1, 4).
+        abnormal: the lesion's film.
+        normal: the film to find a window on.
+        step_px: between two windows.
+        keep_off: boxes (L, 4) of that film's lesions; a window keeps a lesion's radius away from each.
+
+    Returns:
+        The window, or none (0, 4) where every one comes too near to a lesion.
     """
     size = window[0, 2] - window[0, 0]
     height, width = normal.pixels.shape
     candidates = tile_windows(width, height, int(size), step_px)
+    radii = (keep_off[:, 2:] - keep_off[:, :2]) / 2
+    grown = np.concatenate([keep_off[:, :2] - radii, keep_off[:, 2:] + radii], axis=1)
+    away_from_all: NDArray[np.bool_] = (bx.iou(candidates, grown) == 0).all(axis=1)
+    candidates = candidates[away_from_all]
+    if len(candidates) == 0:
+        return NOTHING
     place = _place_in_breast(window, abnormal)
     away = np.linalg.norm(_place_in_breast(candidates, normal) - place, axis=1)
     unlike = np.abs(breast_shares(normal.mask, candidates) - breast_shares(abnormal.mask, window))
-    return candidates[[int(np.argmin(away + unlike))]]
+    nearest: bx.Boxes = candidates[[int(np.argmin(away + unlike))]]
+    return nearest
 
 
 def _place_in_breast(windows: bx.Boxes, film: CanonicalFilm) -> NDArray[np.float64]:

@@ -52,6 +52,7 @@ class SsdParameters(Parameters):
         description="sides of the default boxes over the input's side: one per feature map, and one beyond the last; "
         "null for the base's own",
     )
+    scale_factor: float = Field(default=1.0, ge=0.5, le=2.0, description="all default boxes are so many times as large")
     negative_to_positive_ratio: float = Field(default=3.0, gt=0, description="hard negatives per matched default box")
     min_negatives: int = Field(
         default=8, gt=0, description="hard negatives an image gives at least, also without boxes"
@@ -79,7 +80,7 @@ class LesionSSD(SSD):  # type: ignore[misc]  # torchvision has no types
             build_base(parameters.base, parameters.width),
             DefaultBoxGenerator(
                 [list(ratios) for ratios in design.aspect_ratios],
-                scales=list(parameters.scales or design.scales),
+                scales=[parameters.scale_factor * scale for scale in parameters.scales or design.scales],
                 steps=list(design.strides),
             ),
             size=(design.input_px, design.input_px),

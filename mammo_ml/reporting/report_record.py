@@ -7,6 +7,7 @@ import pandas as pd
 
 from mammo_ml import tracking
 from mammo_ml.datasets.catalog import LABELS
+from mammo_ml.recipe import OF_TRIALS
 from mammo_ml.reporting import charts
 from mammo_ml.reporting.blocks import Block, Cell, Chart, Table, Text, number
 from mammo_ml.reporting.outputs import Outputs
@@ -32,7 +33,7 @@ def tuning(outputs: Outputs, model: Model) -> list[Block]:
     kept = 0
     for fold, table in trials.items():
         values, taken = table["value"].to_numpy(), int(table["value"].argmax())
-        tried = [", ".join(f"{name} {value:.3g}" for name, value in row.items()) for row in _tried(table)]
+        tried = [", ".join(f"{name} {_short(value)}" for name, value in row.items()) for row in _tried(table)]
         gain = f"{values[taken] - values[0]:+.3f}"
         rows.append([f"fold {fold}", f"{len(table)}", number(values[0]), number(values[taken]), gain, tried[taken]])
         every += [[f"fold {fold}, trial {n}", number(values[n]), tried[n]] for n in range(len(table))]
@@ -47,8 +48,12 @@ def tuning(outputs: Outputs, model: Model) -> list[Block]:
     ]
 
 
-def _tried(table: pd.DataFrame) -> list[dict[Hashable, float]]:
-    return table.drop(columns=["trial", "value"]).to_dict("records")
+def _tried(table: pd.DataFrame) -> list[dict[Hashable, float | str]]:
+    return table.drop(columns=list(OF_TRIALS), errors="ignore").to_dict("records")
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 # ----------------------------------------------------------------------------------------------------- data, validation

@@ -33,7 +33,7 @@ def score(values) -> float:
 def work(folder: Path, trials: int, seconds: float = 0.0, **others: int) -> str:
     """Be one worker; every trial begun stands as a line in `begun`, with its values. Returns the table."""
 
-    def objective(number, values):
+    def objective(number, values, report):
         line = json.dumps([number, os.getpid(), time.time(), values]) + "\n"
         with (folder / "begun").open("a") as file:
             file.write(line)

@@ -22,7 +22,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mammo_ml.checkpoints import Checkpoints
-from mammo_ml.classifier import ClassifierTask
+from mammo_ml.classifier import ClassifierTask, ObjectiveParameters
 from mammo_ml.detector import DetectorTask
 from mammo_ml.errors import MammoError
 from mammo_ml.imaging.augmentation import AugmentationParameters
@@ -85,6 +85,7 @@ def classifier_task(images: np.ndarray | None = None, n_classes: int = 3) -> Cla
         np.arange(18),
         np.arange(18, 24),
         AUGMENTATION,
+        ObjectiveParameters(),
     )
 
 

@@ -131,7 +131,7 @@ class Counted:
     def __init__(self) -> None:
         self.begun: list[int] = []
 
-    def __call__(self, number: int, values: Any) -> float:
+    def __call__(self, number: int, values: Any, report: Any) -> float:
         self.begun.append(number)
         return float(values["x"]) + (0.1 if values["base"] == "wide" else 0.0)
 

@@ -10,25 +10,33 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import yaml
 
+from mammo_ml.errors import BadInputError
 from mammo_ml.tracking import Store
+from pipelines import tune_detector
+from tests.pipelines.test_compare_transfer import run
 
 ROOT = Path(__file__).resolve().parents[2]
-# A stage whose training only takes its time; `begun` shows the process of every trial.
+# A stage whose training only takes its time; `begun` shows the process of every trial. Its inner loss is the learning
+# rate, so that a pruned trial is one of a high rate.
 STAGE = """
 import os, time
 from pathlib import Path
 from types import SimpleNamespace
 from mammo_ml.classifier import ClassifierRecipe
+from mammo_ml.training import Epoch
 from mammo_ml.tuning import TuningParameters
 from pipelines import stage
 from pipelines.tuning_stage import tune
 
-def score(tried, on_step):
+def score(tried, on_step, on_epoch):
     with open("begun", "a") as file:
         file.write(f"{os.getpid()} {os.environ.get('MAMMO_WORKER', '')}\\n")
     time.sleep(float(os.environ["SECONDS"]))
     on_step(10)
+    for epoch in (1, 2, 3):
+        on_epoch(Epoch(epoch, 5 * epoch, 0.5, tried.training.learning_rate, 0.1))
     return tried.training.learning_rate, SimpleNamespace(best_epoch=1)
 
 def run():
@@ -58,6 +66,37 @@ def _start(folder: Path, seconds: float) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SECONDS": str(seconds)}
     command = [sys.executable, "stage.py"]
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_pruned_trial_ends_early_is_no_failure_and_the_run_has_the_pictures(workspace: Path) -> None:
+    params = (workspace / "params.yaml").read_text(encoding="utf-8")
+    pruning = "  workers: 1\n  prune_after_trials: 2\n  prune_from_epoch: 2"
+    params = params.replace("  workers: 2", pruning).replace("  trials: 5", "  trials: 10")
+    (workspace / "params.yaml").write_text(params, encoding="utf-8")
+    stage = _start(workspace, 0.0)
+    said = stage.communicate(timeout=120)[1]
+    assert stage.returncode == 0, said
+    trials = pd.read_csv(workspace / "out" / "trials.csv")
+    assert len(trials) == 10
+    assert 0 < trials["pruned"].sum() < 10
+    assert (trials["value"].isna() == trials["pruned"]).all()
+    store = Store(workspace)
+    experiment = store.experiment("phantom")
+    runs = store.client.search_runs([experiment], "tags.`mammo.level` = 'trial'")
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    shown = {int(run.data.tags["trial"]): run.data.metrics for run in runs}
+    pruned = set(trials.loc[trials["pruned"], "trial"])
+    assert {number for number, metrics in shown.items() if metrics.get("pruned") == 1} == pruned
+    assert {number for number, metrics in shown.items() if "auc_macro" in metrics} == set(range(10)) - pruned
+    history = store.client.get_metric_history(
+        next(r for r in runs if int(r.data.tags["trial"]) in pruned).info.run_id, "inner_loss"
+    )
+    assert [point.step for point in history] == [1, 2]
+    (parent,) = store.client.search_runs([experiment], "tags.`mammo.level` = 'stage'")
+    assert parent.data.metrics["trials_pruned"] == len(pruned)
+    pictures = {"history.png", "importance.png", "parallel_coordinate.png"}
+    shown_in_mlflow = store.client.list_artifacts(parent.info.run_id, "figures")
+    assert {file.path.removeprefix("figures/") for file in shown_in_mlflow} == pictures
 
 
 def _helper_at_work(folder: Path) -> int:
@@ -108,3 +147,16 @@ def test_u2_a_helper_dies_with_its_stage_and_the_next_run_goes_on(workspace: Pat
     assert again.returncode == 0, said
     assert pd.read_csv(workspace / "out" / "trials.csv")["trial"].tolist() == [0, 1, 2, 3, 4]
     record_property("tried", "a stage with 2 workers killed while both are in a trial")  # type: ignore[operator]
+
+
+def test_a_space_that_changes_the_loss_is_refused_where_trials_are_pruned_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["tune_detector"] |= {"prune_after_trials": 3, "space": {"min_negatives": {"choices": [8, 24]}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    places = [f"--{name}" for name in ("films", "catalog", "cuts", "feedback", "folds", "out")]
+    options = [word for place in places for word in (place, "nowhere")]
+    with pytest.raises(BadInputError, match=r"'min_negatives' is searched, .*\nSet prune_after_trials to null"):
+        run(monkeypatch, tune_detector, "--fold", "0", *options)
