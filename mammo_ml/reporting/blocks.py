@@ -46,11 +46,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing, as a data URI, with words for those who do not see it."""
+    """A drawing, as a data URI, with words for those who do not see it. A wide one stands alone in its line."""
 
     source: str
     alt: str
     caption: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True)

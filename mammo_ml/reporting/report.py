@@ -18,6 +18,7 @@ from mammo_ml.reporting import report_sections as parts
 from mammo_ml.reporting.blocks import Block, Chart, Section, Text, Value
 from mammo_ml.reporting.gallery import failures
 from mammo_ml.reporting.leakage import lab, leakage, value_of
+from mammo_ml.reporting.looked_at import looked_at
 from mammo_ml.reporting.outputs import Outputs
 from mammo_ml.reporting.results_table import MODELS
 
@@ -43,6 +44,7 @@ PARTS: Sequence[tuple[str, str, Sequence[Maker]]] = (
     ("calibration", "Calibration", (parts.calibration,)),
     ("subgroups", "Subgroups", tuple(partial(parts.subgroups, model=model) for model in MODELS)),
     ("failures", "Where the detector fails", (failures,)),
+    ("looked_at", "What the classifier looks at", (looked_at,)),
     ("tuning", "What tuning tried", tuple(partial(record.tuning, model=model) for model in MODELS)),
     ("data", "Data and hashes", (record.data, record.hashes, record.parameters)),
     (

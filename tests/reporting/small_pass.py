@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from PIL import Image
 
 from mammo_ml.datasets.catalog import LABELS
 from mammo_ml.imaging.readers import format_pgm
 from mammo_ml.manifest import file_sha256
+from mammo_ml.reporting.looked_at import GAMES, PICTURE
 from mammo_ml.tracking import computed_md5
 
 N_FILMS = 12
@@ -52,6 +54,10 @@ def metrics() -> dict[str, dict[str, Any]]:
             "cuts_by_patient": figures(BOXES, 0.211, women | {"n_cuts": 8.0}),
             "cuts_at_random_leaky": figures((*BOXES, "map_50_all_sets"), 0.811, women | {"n_cuts": 8.0}),
         },
+        "explain_classifier": {
+            "cuts_by_patient": figures(tuple(f"pointing_game{one}" for one in GAMES), 0.411, women | {"n_cuts": 9.0})
+            | figures(tuple(f"pointing_game_minus{one}" for one in GAMES if one), 0.111, {})
+        },
         "validate_tables": {"validation": checked | {"rows_films": 12.0}},
         "validate_cuts": {"validation": checked, "leak_audit": {"leak_free": 1.0, "women_shared": 0.0}},
     }
@@ -80,6 +86,8 @@ def make_pass(folder: Path, dataset: str = "mini_mias") -> Path:
     _write(
         folder / "reports/evaluate_detector/pr.csv", "recall,precision,lo,hi\n0,1,0.9,1\n0.5,0.4,0.2,0.6\n1,0,0,0.1\n"
     )
+    (folder / PICTURE).parent.mkdir(parents=True)
+    Image.fromarray(np.full((60, 90, 3), 120, dtype=np.uint8)).save(folder / PICTURE)
     for stage in ("validate_tables", "validate_cuts"):
         _write(folder / "data" / stage / "index.html", "<p>fine</p>")
     _write(

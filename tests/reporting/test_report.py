@@ -14,6 +14,7 @@ from mammo_ml.leaky_protocols import FIGURE_OF, PROTOCOLS
 from mammo_ml.reporting.blocks import Value
 from mammo_ml.reporting.gallery import failures
 from mammo_ml.reporting.leakage import CLAIMS, lab, leakage
+from mammo_ml.reporting.looked_at import PICTURE
 from mammo_ml.reporting.outputs import Outputs
 from mammo_ml.reporting.report import PARTS, REPORT, report_html, report_of_pass, write_report
 from tests.reporting.small_pass import make_pass, metrics
@@ -171,6 +172,18 @@ def test_a_lesion_that_is_hit_is_a_miss_only_after_those_that_nothing_hits(works
     misses = failures(Outputs(workspace))[1]
     assert [crop.caption.rpartition(": ")[2] for crop in misses.crops] == ["no box hits it", "best score 0.90"]
     assert "hit" in [box.kind for box in misses.crops[1].boxes]
+
+
+def test_what_the_classifier_looks_at_is_shown_beside_places_that_know_nothing(workspace: Path) -> None:
+    html = report_html(workspace)
+    section = html.partition('<section id="looked_at"')[2].partition("</section>")[0]
+    shown = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", section))
+    assert "9 cuts of 12 women" in shown
+    for what, point, less in (("strongest place", "0.411", "-"), ("middle of the cut", "0.412", "0.111")):
+        assert re.search(rf"{what}.*?{point} \[.*?{less}", shown)
+    assert section.count("data:image/jpeg") == 1
+    (workspace / PICTURE).unlink()
+    assert f"{PICTURE} is not here" in report_html(workspace)
 
 
 def test_what_is_missing_or_was_changed_is_named_and_the_rest_is_shown(workspace: Path) -> None:
