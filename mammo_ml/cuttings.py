@@ -1,7 +1,8 @@
 """The four ways to cut a film into patches, and what each does to lesions: the poster's question, measured.
 
 The slides cut films of 1024 x 1024 px into a grid and keep the middle columns; a lesion may lie across an edge of it.
-Or patches are centred on lesions, with normal patches at matching places of normal films (`mammo_ml.cutting`).
+Or patches are centred on lesions, with normal patches at matching places of normal films (`mammo_ml.cutting`);
+`lesion_256_beside` has as many again from abnormal films, beside their lesions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from mammo_ml.imaging.augmentation import CLASSIFIER_VIEWS
 from mammo_ml.imaging.canonical import CanonicalFilm
 from mammo_ml.parameters import Parameters, parse_section
 
-Cutting = Literal["grid_128", "grid_256", "lesion_128", "lesion_256"]
+Cutting = Literal["grid_128", "grid_256", "lesion_128", "lesion_256", "lesion_256_beside"]
 PatchLabel = Literal["film", "lesion_overlap"]
 LABEL_OF_LESIONS = "label_of_lesions"
 """Column of a grid's patches: the class of what they show; missing where a lesion of the film has no location."""
@@ -85,7 +86,7 @@ class CuttingComparison(Parameters):
 
 def edge_px(cutting: Cutting) -> int:
     """Edge of a patch on the film, px of 0.2 mm."""
-    return int(cutting.rpartition("_")[2])
+    return int(cutting.split("_")[1])
 
 
 def cut(
@@ -107,8 +108,10 @@ def cut(
     Raises:
         BadInputError: naming every film that is not 1024 x 1024 px, which a grid needs; or as `cut_patches`.
     """
-    if cutting in ("lesion_128", "lesion_256"):
+    if not cutting.startswith("grid"):
         changed = {"window_px": edge_px(cutting), "input_px": parameters.input_px}
+        if cutting == "lesion_256_beside":
+            changed["lesion_free_per_lesion"] = parameters.lesions.normals_per_lesion
         patches = cut_patches(films, canonical, lesions, parameters.lesions.model_copy(update=changed))
         patches.patches[LABEL_OF_LESIONS] = patches.patches["label"]
         return patches

@@ -13,6 +13,9 @@ from optuna.visualization import matplotlib as pictures
 LEAST_FOR_IMPORTANCE = 4
 """Finished trials below which nothing can be said about what mattered."""
 
+INCHES_OF_A_KEY = 1.6
+"""Width that the names of one key's choices need between two axes."""
+
 
 def study_figures(study: optuna.Study, figure: str) -> dict[str, Figure]:
     """Figures by file name: history, and where enough trials ended with a figure importance and parallel_coordinate.
@@ -45,6 +48,6 @@ def _drawn(draw: Callable[..., Axes], study: optuna.Study, figure: str) -> Figur
     found = axes.figure
     assert isinstance(found, Figure)
     plt.close(found)
-    found.set_size_inches(9, 5)
+    found.set_size_inches(max(9, INCHES_OF_A_KEY * len(study.best_params)), 5)
     found.set_layout_engine("tight")
     return found

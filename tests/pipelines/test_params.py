@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mammo_ml.base_comparison import BaseComparison
 from mammo_ml.classifier import ClassifierRecipe
 from mammo_ml.classifier_windows import ClassifierPretrainingRecipe
 from mammo_ml.comparisons import ClassifierComparison, DetectorComparison
@@ -20,7 +21,7 @@ from mammo_ml.evaluation import EvaluateParameters
 from mammo_ml.imaging.patches import CutParameters, TileParameters
 from mammo_ml.leakage_lab import LeakageLabParameters
 from mammo_ml.locator_evaluation import LocatorEvaluateParameters, SweepParameters
-from mammo_ml.parameters import Parameters, read_section
+from mammo_ml.parameters import Parameters, parse_section, read_section
 from mammo_ml.prediction import FilmDetectionParameters
 from mammo_ml.registry import GateParameters
 from mammo_ml.splits import RandomSplitParameters, SplitParameters
@@ -53,6 +54,7 @@ SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
     "pretrain_detector": (PretrainingRecipe, "windows.max_offset", 0.6),
     "pretrain_classifier": (ClassifierPretrainingRecipe, "label_smoothing", 1.0),
     "compare_detector": (DetectorComparison, "folds_seed", -1),
+    "compare_base": (BaseComparison, "leaky_seed", -1),
     "compare_classifier": (ClassifierComparison, "folds_seed", -1),
     "cut_patches": (CuttingParameters, "min_lesion_share", 0.0),
     "compare_cutting": (CuttingComparison, "resamples", 10),
@@ -157,3 +159,14 @@ def test_a_stage_with_a_misspelt_key_ends_with_1_and_a_message_without_traceback
     assert "key 'seed' is missing" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert not (tmp_path / "folds.csv").exists()
+
+
+@pytest.mark.parametrize("params", [OWN, OF_STUDIES], ids=["own", "studies"])
+@pytest.mark.parametrize(("model", "kind"), [("classifier", ClassifierRecipe), ("detector", DetectorRecipe)])
+def test_every_end_of_a_search_space_is_a_recipe(params: dict[str, Any], model: str, kind: type[Any]) -> None:
+    recipe = parse_section(params[f"train_{model}"], kind, model)
+    space = parse_section(params[f"tune_{model}"], TuningParameters, model).space
+    for key, span in space.items():
+        for value in span.choices or (span.low, span.high):
+            tried = recipe.with_values({key: value})
+            assert tried.values([key]) == {key: value}
