@@ -89,7 +89,8 @@ def photograph(page: Page, tmp_path: Path) -> Callable[[str, int], Path]:
 
     def take(name: str, height: int) -> Path:
         path = folder / f"{name}.png"
-        page.screenshot(path=path, clip={"x": 0, "y": 0, "width": 1280, "height": height})
+        assert page.viewport_size is not None
+        page.screenshot(path=path, clip={"x": 0, "y": 0, "width": page.viewport_size["width"], "height": height})
         return path
 
     return take

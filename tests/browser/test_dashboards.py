@@ -50,6 +50,7 @@ def test_two_passes_selected_in_the_table_are_compared_with_figures_and_pictures
     runs = evaluated_runs(two_passes)
     values = {run.info.run_id: run.data.metrics[FIGURE] for run in runs}
     assert len(set(values.values())) == 2
+    page.set_viewport_size({"width": 1600, "height": 1500})  # in wide letters a narrower page hides the names of files
     page.goto(f"{mlflow_ui}/#/experiments/{runs[0].info.experiment_id}/runs?searchFilter={quote(EVALUATED)}")
     passes = page.get_by_role("row").filter(has=page.get_by_role("link", name=re.compile("^pass ")))
     expect(passes).to_have_count(2)

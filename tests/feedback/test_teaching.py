@@ -171,7 +171,7 @@ def test_every_training_stage_learns_from_corrections_and_judges_without(
         found.extend((given.cuts, train, inner))
         raise TaughtError
 
-    recipe = SimpleNamespace(with_values=lambda values: None)
+    recipe = SimpleNamespace(with_values=lambda values: None, space={}, prune_after_trials=None)
     replaced = {
         "task_on_cuts": catch,
         "read_folds": lambda path: roles,
@@ -181,7 +181,7 @@ def test_every_training_stage_learns_from_corrections_and_judges_without(
         "best_on_average": lambda trials: {},
         "median_best_epoch": lambda histories: 1,
         "refuse_one_sided_fold": lambda *given: None,
-        "tune": lambda *given, **named: given[3](recipe, lambda samples: None),
+        "tune": lambda *given, **named: given[3](recipe, lambda samples: None, lambda history: None),
     }
     for name, value in replaced.items():
         if hasattr(module, name):
