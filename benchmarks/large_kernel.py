@@ -119,7 +119,7 @@ def print_cut_over(repetitions: int) -> None:
             padding = same_padding(64, size, stride) * 2
 
             def spectral(x=x, weight=weight, stride=stride, padding=padding):  # type: ignore[no-untyped-def]
-                return SpectralDepthwise.apply(x, weight, stride, padding, torch.is_grad_enabled())
+                return SpectralDepthwise.apply(x, weight, None, stride, padding, torch.is_grad_enabled())
 
             def direct(x=x, weight=weight, stride=stride, padding=padding):  # type: ignore[no-untyped-def]
                 return F.conv2d(F.pad(x, padding), weight, None, stride, groups=32)

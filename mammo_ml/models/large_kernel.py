@@ -1,13 +1,16 @@
 """Fast depthwise convolution for kernels of 32x32 and 64x64, equal to `Conv2d(groups=C)`.
 
 A depthwise kernel of K x K costs K² multiply-adds per output pixel; as a product of spectra its cost hardly grows with
-K. Four choices make it fast:
+K. Five choices make it fast:
 
 - The transform is only as long as the wanted outputs ask, not as the full linear convolution: what wraps around falls
   on outputs nobody reads. 64 points with a kernel of 32 need 80 points instead of 95, a quarter less work than 96.
-- Stride s is the sum of s² convolutions of stride 1 between every s-th pixel and every s-th tap (polyphase), so no
-  output is computed to be thrown away.
-- Padding is a circular shift of the kernel, which is small and shared by the batch; the images are never shifted.
+- Two images are the real and the imaginary part of one: a real kernel acts on each alone, and complex transforms take
+  less time than real ones of as many images, above all the inverse.
+- Every s-th output has the spectrum of all outputs folded s times, so that stride s asks for a short inverse
+  transform; backward the short spectrum of the gradient is repeated, and nothing is filled with zeros.
+- Padding is a circular shift of the kernel, which is small and shared by the batch; the images are never shifted. A
+  bias is added to the spectrum's first value, and its gradient read there: neither passes over the images.
 - Channels go through in groups whose spectra stay in the processor's cache.
 
 The forward map is the restriction of an exact circulant, so both gradients are its exact transposes at the same size.
@@ -16,7 +19,6 @@ Source of the method: Mathieu, Henaff and LeCun 2014, "Fast training of convolut
 
 import math
 from collections.abc import Iterator
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -67,50 +69,36 @@ def depthwise_conv2d(
         raise ValueError(f"expected stride >= 1 and padding >= 0, found {stride} and {padding}")
     if min(axis.outputs for axis in plan(x, weight, stride, padding)) < 1:
         raise ValueError(f"kernel {(*weight.shape[2:],)} exceeds the image {(*x.shape[2:],)} padded by {padding}")
-    training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    learned = (x, weight) if bias is None else (x, weight, bias)
+    training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned)
     if weight[0].numel() < (SPECTRAL_FROM_TAPS_TRAINING if training else SPECTRAL_FROM_TAPS_INFERENCE):
         return F.conv2d(F.pad(x, padding), weight, bias, stride, groups=x.shape[1])
-    y: Tensor = SpectralDepthwise.apply(x, weight, stride, padding, training and weight.requires_grad)
-    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
-
-
-class Phase(NamedTuple):
-    """Every stride-th pixel and the stride-th taps that meet them, the first tap at lag `lag`."""
-
-    pixels: slice
-    taps: slice
-    lag: int
+    y: Tensor = SpectralDepthwise.apply(x, weight, bias, stride, padding, training and weight.requires_grad)
+    return y
 
 
 class Axis(NamedTuple):
-    """One axis of a strided convolution as a sum of circular convolutions over `points` points."""
+    """One axis of a strided convolution as every stride-th output of a circular one over `points` points."""
 
-    phases: tuple[Phase, ...]
     outputs: int
     points: int
 
 
 def plan_axis(size: int, taps: int, stride: int, before: int, after: int) -> Axis:
-    """Split a strided convolution of `size` pixels into phases and find the shortest transform that is exact.
+    """Find the shortest fast transform, a multiple of the stride, that is exact for the wanted outputs.
 
-    y[i] = sum_k x[stride * i + k - before] w[k]: in the phase k = stride * a + first_tap, output i reads the phase's
-    pixel i + a + lag. That index may go around the circle only where the transform holds zeros.
+    y[i] = sum_k x[stride * i + k - before] w[k]: that index may go around the circle only where the transform holds
+    zeros.
     """
     outputs = (size + before + after - taps) // stride + 1
-    phases, points = [], outputs
-    for first_tap in range(min(stride, taps)):
-        lag, first_pixel = divmod(first_tap - before, stride)
-        pixel_count, tap_count = len(range(first_pixel, size, stride)), len(range(first_tap, taps, stride))
-        # The least index, lag <= 0, must come around behind the last pixel; the greatest must not come around.
-        points = max(points, pixel_count - lag, outputs + lag + tap_count - 1, tap_count)
-        if pixel_count:
-            phases.append(Phase(slice(first_pixel, None, stride), slice(first_tap, None, stride), lag))
-    return Axis(tuple(phases), outputs, _fast_length(points))
+    # The least index, -before, must come around behind the last pixel; the greatest must not come around.
+    points = max(size + before, stride * (outputs - 1) + taps - before, taps, stride * outputs)
+    return Axis(outputs, stride * _fast_length(math.ceil(points / stride)))
 
 
 def _fast_length(at_least: int) -> int:
-    """Return the next even length whose only prime factors are 2, 3 and 5."""
-    length = at_least + at_least % 2
+    """Return the next length whose only prime factors are 2, 3 and 5."""
+    length = at_least
     while True:
         rest = length
         for prime in (2, 3, 5):
@@ -118,7 +106,7 @@ def _fast_length(at_least: int) -> int:
                 rest //= prime
         if rest == 1:
             return length
-        length += 2
+        length += 1
 
 
 def plan(x: Tensor, weight: Tensor, stride: int, padding: Padding) -> tuple[Axis, Axis]:
@@ -132,94 +120,109 @@ def plan(x: Tensor, weight: Tensor, stride: int, padding: Padding) -> tuple[Axis
 class SpectralDepthwise(torch.autograd.Function):
     """The convolution above as products of spectra.
 
-    `keep` holds the image spectra for `backward`, about 210 MB for both layers at batch 64: at batch 16
-    on two cores that took 15 % less time than transforming again; at batch 64 the timings did not decide.
+    `keep` holds the image spectra for `backward`, about 210 MB for both layers at batch 64.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: Padding, keep: bool) -> Tensor:  # noqa: D102
+    def forward(  # noqa: D102
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding, keep: bool
+    ) -> Tensor:
         rows, columns = plan(x, weight, stride, padding)
-        kernels = _kernel_spectra(weight, rows, columns)
-        kernels_conj = kernels.conj().resolve_conj()
+        size = (rows.points, columns.points)
+        circles = weight.new_zeros(len(weight), *size, dtype=_at_least_float32(weight))
+        circles[:, : weight.shape[2], : weight.shape[3]] = weight[:, 0]
+        shift = (padding[2], padding[0])
+        kernels = torch.fft.fft2(circles.roll((-shift[0], -shift[1]), (1, 2)))
+        kernels_conj = (kernels.conj() / stride**2).resolve_conj()
         y = x.new_empty(*x.shape[:2], rows.outputs, columns.outputs)
-        images = []
+        pairs = []
         for group in _channel_groups(x, rows, columns):
-            total: Tensor | None = None
-            for phase, (row, column) in enumerate(product(rows.phases, columns.phases)):
-                image = _spectrum(x[:, group, row.pixels, column.pixels], rows, columns)
-                term = image * kernels_conj[phase, group]
-                total = term if total is None else total.add_(term)
-                if keep:
-                    images.append(image)
-            assert total is not None, "an axis has at least one phase"
-            y[:, group] = _inverse(total, rows.outputs, columns.outputs, columns)
+            pair = _spectrum_of_pairs(x[:, group], size)
+            if keep:
+                pairs.append(pair)
+            product = _fold(pair * kernels_conj[group], stride)
+            if bias is not None:
+                # The first value is the sum over all points, of both images.
+                total = bias[group].to(product.real.dtype) * product[0, 0].numel()
+                product[:, :, 0, 0] += torch.complex(total, total)
+            _inverse_of_pairs(product, out=y[:, group])
         ctx.save_for_backward(x, weight, kernels)
-        ctx.images, ctx.axes = images, (rows, columns)
+        ctx.pairs, ctx.axes, ctx.stride, ctx.shift = pairs, (rows, columns), stride, shift
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # noqa: D102
+    def backward(  # noqa: D102
+        ctx: Any, grad_y: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         x, weight, kernels = ctx.saved_tensors
-        rows, columns = ctx.axes
-        images = iter(ctx.images)
-        # Zeros, because with a stride above the kernel size some pixels meet no tap.
-        grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        stride, (rows, columns) = ctx.stride, ctx.axes
+        size = (rows.points, columns.points)
+        pairs = iter(ctx.pairs)
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_kernels = torch.empty_like(kernels) if ctx.needs_input_grad[1] else None
+        grad_bias = grad_y.new_empty(len(weight), dtype=_at_least_float32(weight)) if ctx.needs_input_grad[2] else None
         for group in _channel_groups(x, rows, columns):
-            grad = _spectrum(grad_y[:, group], rows, columns)
-            grad_conj = grad.conj().resolve_conj()
-            for phase, (row, column) in enumerate(product(rows.phases, columns.phases)):
-                pixels = (slice(None), group, row.pixels, column.pixels)
-                if grad_kernels is not None:
-                    image = next(images) if ctx.images else _spectrum(x[pixels], rows, columns)
-                    torch.sum(image * grad_conj, 0, out=grad_kernels[phase, group])
-                if grad_x is not None:
-                    height, width = grad_x[pixels].shape[2:]
-                    grad_x[pixels] = _inverse(grad * kernels[phase, group], height, width, columns)
-        grad_weight = None if grad_kernels is None else _kernel_gradient(grad_kernels, weight, rows, columns)
-        return grad_x, grad_weight, None, None, None
+            # (pairs, channels, 1, rows, 1, columns), repeated `stride` times along each axis where it meets the others
+            grad = _spectrum_of_pairs(grad_y[:, group], (size[0] // stride, size[1] // stride))[:, :, None, :, None]
+            if grad_bias is not None:
+                of_pairs = grad[:, :, 0, 0, 0, 0]
+                grad_bias[group] = (of_pairs.real + of_pairs.imag).sum(0)
+            if grad_kernels is not None:
+                pair = next(pairs) if ctx.pairs else _spectrum_of_pairs(x[:, group], size)
+                # Its inverse's real part is the sum over both images; what one does to the other is imaginary.
+                met = (_repeats(pair, stride) * grad.conj().resolve_conj()).sum(0)
+                grad_kernels[group] = met.flatten(3, 4).flatten(1, 2)
+            if grad_x is not None:
+                product = (grad * _repeats(kernels[group], stride)).flatten(4, 5).flatten(2, 3)
+                _inverse_of_pairs(product, out=grad_x[:, group])
+        if grad_bias is not None:
+            grad_bias = grad_bias.to(weight.dtype)
+        if grad_kernels is None:
+            return grad_x, None, grad_bias, None, None, None
+        circles = torch.fft.ifft2(grad_kernels).real.roll(ctx.shift, (1, 2))
+        grad_weight = circles[:, None, : weight.shape[2], : weight.shape[3]].to(weight.dtype)
+        return grad_x, grad_weight.contiguous(), grad_bias, None, None, None
 
 
 def _channel_groups(x: Tensor, rows: Axis, columns: Axis) -> Iterator[slice]:
     room = GROUP_SPECTRUM_SIZE.get(x.device.type, GROUP_SPECTRUM_SIZE["other"])
-    step = max(1, room // max(1, len(x) * rows.points * (columns.points // 2 + 1)))
+    step = max(1, room // max(1, math.ceil(len(x) / 2) * rows.points * columns.points))
     return (slice(start, start + step) for start in range(0, x.shape[1], step))
 
 
-def _spectrum(images: Tensor, rows: Axis, columns: Axis) -> Tensor:
-    """Transform (..., h, w) to (..., row points, column points / 2 + 1), complex64 or complex128."""
-    wide = images.to(torch.promote_types(images.dtype, torch.float32))
-    spectrum: Tensor = torch.fft.rfft2(wide, s=(rows.points, columns.points))
+def _at_least_float32(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _spectrum_of_pairs(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Transform (N, C, h, w) to (ceil(N / 2), C, *size): images 0, 2, … as real parts, 1, 3, … as imaginary ones."""
+    height, width = images.shape[2:]
+    shape = (math.ceil(len(images) / 2), images.shape[1], *size, 2)
+    pairs = images.new_zeros(shape, dtype=_at_least_float32(images))
+    pairs[:, :, :height, :width, 0] = images[0::2]
+    pairs[: len(images) // 2, :, :height, :width, 1] = images[1::2]
+    spectrum: Tensor = torch.fft.fft2(torch.view_as_complex(pairs))
     return spectrum
 
 
-def _inverse(spectrum: Tensor, height: int, width: int, columns: Axis) -> Tensor:
-    """Transform back and keep the first `height` x `width`; rows that are cut away are not transformed along x."""
-    image_rows = torch.fft.ifft(spectrum, dim=-2)[..., :height, :]
-    images: Tensor = torch.fft.irfft(image_rows, n=columns.points)[..., :width]
-    return images
+def _inverse_of_pairs(spectrum: Tensor, out: Tensor) -> None:
+    """Transform back into `out` (N, C, h, w), the first rows and columns: the inverse of `_spectrum_of_pairs`."""
+    pairs = torch.view_as_real(torch.fft.ifft2(spectrum))[:, :, : out.shape[2], : out.shape[3]]
+    out[0::2] = pairs[..., 0]
+    out[1::2] = pairs[: len(out) // 2, ..., 1]
 
 
-def _kernel_spectra(weight: Tensor, rows: Axis, columns: Axis) -> Tensor:
-    """Transform (C, 1, kh, kw) to (phases, C, row points, ...), each tap at its lag, counted around the circle."""
-    pairs = list(product(rows.phases, columns.phases))
-    circles = weight.new_zeros(len(pairs), len(weight), rows.points, columns.points)
-    for circle, (row, column) in zip(circles, pairs, strict=True):
-        taps = weight[:, 0, row.taps, column.taps]
-        circle[:, : taps.shape[1], : taps.shape[2]] = taps
-        circle.copy_(circle.roll((row.lag, column.lag), (1, 2)))
-    return _spectrum(circles, rows, columns)
+def _fold(spectrum: Tensor, stride: int) -> Tensor:
+    """Sum what `_repeats` shows side by side: the spectrum, times stride², of every stride-th value on both axes."""
+    # One sum over both axes takes far longer than two.
+    return spectrum if stride == 1 else _repeats(spectrum, stride).sum(-4).sum(-2)
 
 
-def _kernel_gradient(spectra: Tensor, weight: Tensor, rows: Axis, columns: Axis) -> Tensor:
-    """Return the gradient (C, 1, kh, kw), each tap read at its lag: the transpose of `_kernel_spectra`."""
-    grad_weight = torch.zeros_like(weight)  # taps that only ever meet padding stay zero
-    circles = _inverse(spectra, rows.points, columns.points, columns)
-    for circle, (row, column) in zip(circles, product(rows.phases, columns.phases), strict=True):
-        target = grad_weight[:, 0, row.taps, column.taps]
-        target.copy_(circle.roll((-row.lag, -column.lag), (1, 2))[:, : target.shape[1], : target.shape[2]])
-    return grad_weight
+def _repeats(spectrum: Tensor, stride: int) -> Tensor:
+    """View (..., h, w) as (..., stride, h / stride, stride, w / stride): where a repeated spectrum meets it."""
+    height, width = spectrum.shape[-2:]
+    return spectrum.reshape(*spectrum.shape[:-2], stride, height // stride, stride, width // stride)
 
 
 class LargeKernelDepthwise(nn.Module):

@@ -30,7 +30,7 @@ LAYERS = {
 
 
 def spectral(x, weight, stride, padding):
-    return SpectralDepthwise.apply(x, weight, stride, padding, True)
+    return SpectralDepthwise.apply(x, weight, None, stride, padding, True)
 
 
 def random_case(case, images, dtype):
@@ -65,7 +65,7 @@ def test_gradients_are_the_derivatives_of_the_output(case):
 @pytest.mark.parametrize("case", SMALL_CASES.values(), ids=SMALL_CASES.keys())
 def test_spectral_product_equals_conv2d_in_float64(case, keep):
     def convolve(x, weight, stride, padding):
-        return SpectralDepthwise.apply(x, weight, stride, padding, keep)
+        return SpectralDepthwise.apply(x, weight, None, stride, padding, keep)
 
     assert_equal_to_conv2d(convolve, *random_case(case, 3, torch.float64), tolerance=1e-10)
 
@@ -80,6 +80,31 @@ def test_the_networks_own_layers_equal_conv2d(case, dtype, tolerance):
     if dtype == torch.float64:
         channels = 4  # conv2d takes seconds over all of them; channels do not meet each other
     assert_equal_to_conv2d(convolve, *random_case((channels, *rest), 1, dtype), tolerance=tolerance)
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("room", [1, 2**19], ids=["channel_by_channel", "at_once"])
+def test_a_bias_and_its_gradient_are_those_of_conv2d(images, stride, room, monkeypatch):
+    monkeypatch.setitem(large_kernel.GROUP_SPECTRUM_SIZE, "cpu", room)
+    x, weight, _, padding = random_case((3, (11, 14), (8, 9), stride, (3, 4, 2, 3)), images, torch.float64)
+    ours = torch.randn(3, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    y = depthwise_conv2d(x, weight, ours, stride, padding)
+    expected = F.conv2d(F.pad(x, padding), weight, theirs, stride, groups=3)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
+    weights = torch.rand(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (y * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-10)
+
+
+def test_a_bias_alone_can_be_learned():
+    x, weight, stride, padding = random_case((2, (11, 14), (8, 9), 1, (3, 4, 2, 3)), 2, torch.float64)
+    bias = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    y = depthwise_conv2d(x.detach(), weight.detach(), bias, stride, padding)
+    y.sum().backward()
+    torch.testing.assert_close(bias.grad, torch.full_like(bias, y[:, 0].numel()), rtol=0, atol=1e-9)
 
 
 def test_channels_split_into_groups_give_the_same_result(monkeypatch):
@@ -119,8 +144,10 @@ def test_small_kernels_go_to_conv2d_and_large_ones_to_spectra(kernel_size, is_sp
 def test_transforms_are_no_longer_than_the_wanted_outputs_ask():
     # 64 pixels, 32 taps, 15 zeros before: outputs reach index 63 - 15 + 31 = 79, so 80 points, not 64 + 31 = 95 -> 96.
     assert plan_axis(64, 32, 1, 15, 16).points == 80
-    # Each phase: 32 pixels, 32 taps, lag -16 or -15: pixels end 32 + 16 = 48 after the least index; 48 = 2^4 * 3.
-    assert plan_axis(64, 64, 2, 31, 31).points == 48
+    # 31 zeros before 64 pixels are 95 points, and outputs reach index 62 - 31 + 63 = 94; 96 = 2 * 48 are next.
+    assert plan_axis(64, 64, 2, 31, 31).points == 96
+    # Stride 7: a multiple of it, though 7 is no fast factor.
+    assert plan_axis(20, 3, 7, 0, 0).points == 21
 
 
 # Worked by hand from total = (ceil(size / stride) - 1) * stride + kernel - size, the smaller half first.
