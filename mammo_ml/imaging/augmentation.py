@@ -79,6 +79,34 @@ def view_of_boxes(boxes: Boxes, width: float, height: float, view: str) -> Boxes
             raise _unknown(view)
 
 
+def in_all_symmetries(images: NDArray[Any]) -> NDArray[Any]:
+    """Square images (N, H, H) in all eight ways to turn and mirror them, (N, 8, H, H)."""
+    return np.stack([_in_way(images, way) for way in range(8)], axis=1)
+
+
+def _in_way(images: NDArray[Any], way: int) -> NDArray[Any]:
+    """Images (N, H, H) turned by quarters, and from way 4 on mirrored after it."""
+    turned = np.rot90(images, way % 4, axes=(1, 2))
+    return turned[:, :, ::-1] if way >= 4 else turned
+
+
+def same_way_up(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Each square image (N, H, H) in that of its eight ways whose quarters are brightest in order, top left first.
+
+    However an image was turned and mirrored before, it comes out the same; but for images with two equal quarters.
+    """
+    half = images.shape[1] // 2
+    ends = (slice(None, half), slice(-half, None))
+    quarters = np.array([[images[:, rows, columns].sum((1, 2), dtype=np.int64) for columns in ends] for rows in ends])
+    ways = in_all_symmetries(quarters.transpose(2, 0, 1))
+    # The last key decides first.
+    best = np.lexsort((ways[..., 1, 0], ways[..., 0, 1], ways[..., 0, 0]), axis=1)[:, -1]
+    upright = np.empty_like(images)
+    for way in range(8):
+        upright[best == way] = _in_way(images[best == way], way)
+    return upright
+
+
 def _quarter_turns(view: str) -> int:
     return int(view.removeprefix("rotate_")) // 90
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mammo_ml.models.cnni_bcc import CLASSES, INPUT_MEAN, INPUT_STD, Activation, CnniBcc
+from mammo_ml.models.cnni_bcc import CLASSES, INPUT_MEAN, INPUT_STD, Activation, CnniBcc, InputScaling
 from mammo_ml.models.ssd_bases import SmallBase
 from mammo_ml.models.weights import load_into
 from mammo_ml.parameters import Parameters
@@ -32,6 +32,11 @@ class ClassifierParameters(Parameters):
     )
     activation: Activation = Field(
         default="relu", description="after each convolution of the six layers; the slides do not name it"
+    )
+    input_scaling: InputScaling = Field(
+        default="global",
+        description="what the six layers are fed: grey values, centred (global), or how far each pixel lies from the "
+        "mean of the 9 x 9 px around it, in spreads of these (local); the slides do not say",
     )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="before the dense layer, not in the exact network")
 
@@ -72,8 +77,13 @@ def build_classifier(parameters: ClassifierParameters) -> nn.Module:
     """Build the network with fresh weights, which `torch.manual_seed` alone decides."""
     match parameters.variant:
         case "exact":
-            return CnniBcc(activation=parameters.activation)
+            return CnniBcc(activation=parameters.activation, input_scaling=parameters.input_scaling)
         case "normalised":
-            return CnniBcc(normalised=True, activation=parameters.activation, dropout=parameters.dropout)
+            return CnniBcc(
+                normalised=True,
+                activation=parameters.activation,
+                dropout=parameters.dropout,
+                input_scaling=parameters.input_scaling,
+            )
         case "compact":
             return CompactClassifier(parameters.dropout)

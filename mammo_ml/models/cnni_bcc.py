@@ -1,5 +1,8 @@
 """The six-layer classifier of the slides (after CNNI-BCC: Ting, Tan and Sim 2019), exactly, and one variant of it.
 
+The variant has batch normalisation after each convolution. What it learned can be `folded` into the exact network: in
+evaluation a batch normalisation is a scale and a shift of each channel, which the convolution before it can take over.
+
 The slides' layer table, one row per layer, for patches of 128 x 128 x 1:
 
     layer                                        output          parameters
@@ -12,8 +15,9 @@ The slides' layer table, one row per layer, for patches of 128 x 128 x 1:
     total                                                           309,731
 """
 
-from typing import Literal
+from typing import Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +30,11 @@ network stayed at chance for 400 steps on real patches; centred, it learned (doc
 CLASSES = 3  # normal, benign, malignant: the order of catalog.LABELS
 TRUNK_CHANNELS = 64
 Activation = Literal["relu", "linear"]
+InputScaling = Literal["global", "local"]
+LOCAL_WINDOW_PX = 9
+LOCAL_FLOOR = 0.5 / 255
+"""Half a grey level beside the spread: where nothing varies, nothing is blown up."""
+LOCAL_LIMIT = 4.0
 
 
 class SameConv2d(nn.Conv2d):
@@ -42,6 +51,23 @@ class SameConv2d(nn.Conv2d):
         return super().forward(F.pad(x, (left, right, top, bottom)) if any((left, right, top, bottom)) else x)
 
 
+def local_contrast(x: Tensor) -> Tensor:
+    """How far each pixel lies from the mean of the 9 x 9 px around it, in spreads of these: (N, 1, H, W), within 4.
+
+    What is left of a film is its fine structure: edges, specks, and the grain by which a patch can be known again.
+    Patches are mirrored at their edges. Pixels in 0 to 1; it commutes with turning and mirroring.
+    """
+
+    def mean_around(values: Tensor) -> Tensor:
+        wide = F.pad(values, (LOCAL_WINDOW_PX // 2,) * 4, mode="reflect")
+        # Rows, then columns: far fewer sums than over squares.
+        return F.avg_pool2d(F.avg_pool2d(wide, (LOCAL_WINDOW_PX, 1), 1), (1, LOCAL_WINDOW_PX), 1)
+
+    distance = x - mean_around(x)
+    spread = mean_around(distance.square()).sqrt()
+    return (distance / (spread + LOCAL_FLOOR)).clamp(-LOCAL_LIMIT, LOCAL_LIMIT)
+
+
 class CnniBcc(nn.Module):
     """The six layers; `features` is the convolutional trunk, without pooling and dense layer.
 
@@ -49,10 +75,19 @@ class CnniBcc(nn.Module):
         normalised: with batch normalisation after each convolution, which the slides do not have.
         activation: after each convolution; the slides do not name it, relu is inferred.
         dropout: before the dense layer.
+        input_scaling: what the first layer is fed: grey values, centred, or their `local_contrast`.
     """
 
-    def __init__(self, *, normalised: bool = False, activation: Activation = "relu", dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        normalised: bool = False,
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        input_scaling: InputScaling = "global",
+    ) -> None:
         super().__init__()
+        self.activation, self.input_scaling = activation, input_scaling
 
         def convolution(layer: nn.Module, channels: int) -> nn.Sequential:
             block = nn.Sequential(layer)
@@ -75,10 +110,30 @@ class CnniBcc(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map patches (N, 1, 128, 128) in 0..1 to logits (N, 3) of normal, benign, malignant."""
-        x = self.features((x - INPUT_MEAN) / INPUT_STD)  # (N, 64, 32, 32)
+        scaled = local_contrast(x) if self.input_scaling == "local" else (x - INPUT_MEAN) / INPUT_STD
+        x = self.features(scaled)  # (N, 64, 32, 32)
         x = self.pool(x).flatten(1)  # (N, 4096)
         logits: Tensor = self.dense(self.dropout(x))  # (N, 3)
         return logits
+
+    @torch.no_grad()
+    def folded(self) -> "CnniBcc":
+        """The exact network that says in evaluation what this one says: each normalisation in its convolution.
+
+        Without batch normalisation it is a copy. It is in evaluation mode.
+        """
+        exact = CnniBcc(activation=self.activation, input_scaling=self.input_scaling)
+        for block, into in zip(self.features, exact.features, strict=True):
+            own, target = (cast(nn.Conv2d, cast(nn.Sequential, part)[0]) for part in (block, into))
+            target.load_state_dict(own.state_dict())
+            norm = cast(nn.Sequential, block)[1] if len(cast(nn.Sequential, block)) > 1 else None
+            if isinstance(norm, nn.BatchNorm2d):
+                mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+                scale = norm.weight / (variance + norm.eps).sqrt()
+                target.weight.mul_(scale[:, None, None, None])
+                cast(Tensor, target.bias).sub_(mean).mul_(scale).add_(norm.bias)
+        exact.dense.load_state_dict(self.dense.state_dict())
+        return exact.eval()
 
 
 def _initialise_as_keras(layer: nn.Conv2d | nn.Linear) -> None:

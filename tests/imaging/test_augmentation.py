@@ -9,6 +9,8 @@ from mammo_ml.imaging.augmentation import (
     VIEWS,
     AugmentationParameters,
     augment,
+    in_all_symmetries,
+    same_way_up,
     view_of_boxes,
     view_of_image,
 )
@@ -219,3 +221,32 @@ def test_symmetries_show_each_image_in_all_eight_ways_and_the_boxes_follow():
 def test_images_that_are_not_square_are_not_turned():
     with pytest.raises(BadInputError, match="16 x 8 px cannot be turned"):
         augment(torch.rand(1, 1, 8, 16), None, generator(), AugmentationParameters(symmetries=True))
+
+
+def test_all_symmetries_are_the_fixed_views_and_two_more():
+    images = np.random.default_rng(0).integers(0, 255, (3, 5, 5), dtype=np.uint8)
+    found = in_all_symmetries(images)
+    assert found.shape == (3, 8, 5, 5)
+    for image, own in zip(images, found, strict=True):
+        ways = [way.tobytes() for way in own]
+        assert len(set(ways)) == 8
+        assert {view_of_image(image, view).tobytes() for view in VIEWS} < set(ways)
+        assert ways[0] == image.tobytes()
+
+
+def test_however_an_image_was_turned_it_comes_out_the_same_way_up():
+    images = np.random.default_rng(1).integers(0, 255, (20, 6, 6), dtype=np.uint8)
+    upright = same_way_up(images)
+    for way in range(8):
+        np.testing.assert_array_equal(same_way_up(np.ascontiguousarray(in_all_symmetries(images)[:, way])), upright)
+    for image, own in zip(images, upright, strict=True):
+        assert own.tobytes() in {turned.tobytes() for turned in in_all_symmetries(image[None])[0]}
+    quarters = upright[:, :3, :3], upright[:, :3, 3:], upright[:, 3:, :3]
+    first, right, below = (quarter.sum((1, 2), dtype=np.int64) for quarter in quarters)
+    assert (first >= right).all()
+    assert (right >= below).all()
+
+
+def test_an_even_image_stays_as_it_is():
+    even = np.full((2, 4, 4), 7, dtype=np.uint8)
+    np.testing.assert_array_equal(same_way_up(even), even)

@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
+from benchmarks.keras_network import SHOWN_CHANNELS, SHOWN_PX, seeded_patches, seeded_weights
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
-from mammo_ml.models.cnni_bcc import SameConv2d
+from mammo_ml.models.cnni_bcc import INPUT_MEAN, INPUT_STD, SameConv2d, local_contrast
 from mammo_ml.models.large_kernel import LargeKernelDepthwise
 
 # The slides' layer table: weights and biases of each layer.
@@ -148,3 +151,84 @@ def test_a_wrong_parameter_is_refused():
         ClassifierParameters(variant="bigger")
     with pytest.raises(ValidationError, match="dropout"):
         ClassifierParameters(variant="exact", dropout=1.0)
+
+
+def as_torch(keras_weights):
+    """Keras' arrays under the names and in the layout of ours; its flattening puts channels last."""
+    found = {}
+    for number in range(4):
+        kernel, bias = keras_weights[2 * number : 2 * number + 2]
+        order = (2, 3, 0, 1) if number in (1, 3) else (3, 2, 0, 1)
+        found |= {f"features.{number}.0.weight": kernel.transpose(order), f"features.{number}.0.bias": bias}
+    dense, bias = keras_weights[8:]
+    found |= {"dense.weight": dense.reshape(8, 8, 64, 3).transpose(3, 2, 0, 1).reshape(3, -1), "dense.bias": bias}
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in found.items()}
+
+
+def test_every_layer_says_what_keras_says():
+    stored = np.load(Path(__file__).with_name("keras_outputs.npz"))
+    assert stored["parameters"] == 309_731
+    network = build().eval()
+    network.load_state_dict(as_torch(seeded_weights()))
+    x = torch.from_numpy(seeded_patches()).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        # The stored patches are as they reach the first layer.
+        logits = network(x * INPUT_STD + INPUT_MEAN)
+        for number, block in enumerate(network.features):
+            x = block(x)
+            shown = x[:, SHOWN_CHANNELS][:, :, SHOWN_PX][..., SHOWN_PX].permute(0, 2, 3, 1).numpy()
+            wanted = stored[f"layer_{number}"]
+            np.testing.assert_allclose(shown, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+    np.testing.assert_allclose(logits.numpy(), stored["logits"], rtol=1e-4, atol=1e-4 * np.abs(stored["logits"]).max())
+
+
+@pytest.mark.parametrize("input_scaling", ["global", "local"])
+def test_the_folded_network_is_the_exact_one_and_says_the_same(input_scaling):
+    network = build("normalised", dropout=0.3, input_scaling=input_scaling)
+    patches, labels = bright_spots(4, seed=1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(3):  # so that no scale is 1 and no mean 0
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(patches), labels).backward()
+        optimizer.step()
+    folded = network.folded()
+    assert folded.state_dict().keys() == build().state_dict().keys()
+    assert sum(p.numel() for p in folded.parameters()) == 309_731
+    with torch.inference_mode():
+        before, after = network.eval()(patches), folded(patches)
+    assert before.abs().max() > 0.01
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_folding_the_exact_network_copies_it():
+    network = build()
+    copy = network.folded()
+    patches, _ = bright_spots(2, seed=2)
+    with torch.inference_mode():
+        torch.testing.assert_close(copy(patches), network.eval()(patches), rtol=0, atol=0)
+        copy.dense.bias.add_(1.0)
+    assert not network.dense.bias.any()
+
+
+def test_local_contrast_is_the_distance_from_the_mean_around_in_spreads():
+    generator = np.random.default_rng(0)
+    image = np.round(generator.uniform(0.2, 0.8, (20, 26)), 2)
+    found = local_contrast(torch.from_numpy(image)[None, None])[0, 0].numpy()
+    around = np.pad(image, 4, mode="reflect")
+    means = np.array([[around[y : y + 9, x : x + 9].mean() for x in range(26)] for y in range(20)])
+    squares = np.pad((image - means) ** 2, 4, mode="reflect")
+    spread = np.sqrt([[squares[y : y + 9, x : x + 9].mean() for x in range(26)] for y in range(20)])
+    np.testing.assert_allclose(found, np.clip((image - means) / (spread + 0.5 / 255), -4, 4), rtol=0, atol=1e-9)
+
+
+def test_local_contrast_of_nothing_is_nothing_and_of_anything_is_bounded():
+    assert local_contrast(torch.full((1, 1, 128, 128), 0.7)).abs().max() < 1e-3  # float32 rounds the means
+    speck = torch.zeros(1, 1, 128, 128)
+    speck[0, 0, 64, 64] = 1.0
+    assert local_contrast(speck).abs().max() <= 4.0
+
+
+def test_local_contrast_turns_with_the_patch():
+    patch = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    turned = local_contrast(torch.rot90(patch, 1, (2, 3)))
+    torch.testing.assert_close(turned, torch.rot90(local_contrast(patch), 1, (2, 3)), rtol=1e-5, atol=1e-5)

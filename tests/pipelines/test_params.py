@@ -24,6 +24,7 @@ from mammo_ml.locator_evaluation import LocatorEvaluateParameters, SweepParamete
 from mammo_ml.parameters import Parameters, parse_section, read_section
 from mammo_ml.prediction import FilmDetectionParameters
 from mammo_ml.registry import GateParameters
+from mammo_ml.slides_protocol import SlidesProtocolParameters
 from mammo_ml.splits import RandomSplitParameters, SplitParameters
 from mammo_ml.transfer import TransferParameters
 from mammo_ml.tuning import TuningParameters
@@ -58,6 +59,7 @@ SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
     "compare_classifier": (ClassifierComparison, "folds_seed", -1),
     "cut_patches": (CuttingParameters, "min_lesion_share", 0.0),
     "compare_cutting": (CuttingComparison, "resamples", 10),
+    "slides_protocol": (SlidesProtocolParameters, "test_fold", 5),
     "compare_transfer": (TransferParameters, "later_samples", 0),
     "leakage_lab": (LeakageLabParameters, "min_visible_share", 0.0),
     "evaluate_leakage_lab": (EvaluateParameters, "resamples", 10),
