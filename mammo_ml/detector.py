@@ -1,6 +1,7 @@
 """The detector's side of training and prediction: which cuts, which loss, which boxes."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,9 @@ from mammo_ml.errors import raise_if_any
 from mammo_ml.imaging import boxes as bx
 from mammo_ml.imaging.augmentation import AugmentationParameters, augment
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
+from mammo_ml.models.ssd_bases import Base
 from mammo_ml.pretrained import Start, resolve
-from mammo_ml.recipe import Recipe
+from mammo_ml.recipe import Recipe, Values
 from mammo_ml.windows import WindowParameters
 
 PREDICTION_BATCH = 64
@@ -39,6 +41,11 @@ class PretrainingRecipe(Recipe):
     network: SsdParameters
     windows: WindowParameters
     inner_women: int = Field(ge=1, description="women kept apart to choose the best epoch by")
+    by_base: dict[Base, Values] = Field(default={}, description="single keys that differ for a base")
+
+    def of_base(self, base: Base) -> Self:
+        """The same recipe for this base."""
+        return self.with_values({"base": base, **self.by_base.get(base, {})})
 
 
 class DetectorTask:

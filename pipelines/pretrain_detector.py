@@ -22,7 +22,7 @@ BOXES_OF_RANDOM = 20
 
 def pretrain_detector() -> None:
     paths = stage.arguments(__doc__, "films", "catalog", "out", "report", base=True)
-    recipe = stage.section("pretrain_detector", PretrainingRecipe).with_values({"base": paths.base})
+    recipe = stage.section("pretrain_detector", PretrainingRecipe).of_base(paths.base)
     looking = stage.section("predict_detector", FilmDetectionParameters)
     films, lesions = teaching(paths.catalog)
     is_inner = films["patient_id"].isin(inner_women(films, recipe.inner_women, recipe.training.seed))

@@ -2,7 +2,6 @@
 
 from mammo_ml.datasets.catalog import FILMS, LESIONS, read_table
 from mammo_ml.detector import DetectorRecipe, task_on_cuts
-from mammo_ml.errors import raise_if_any
 from mammo_ml.evaluation import lesions_of_films, located_films
 from mammo_ml.feedback.teaching import Teaching
 from mammo_ml.imaging.canonical import canonical_films
@@ -13,22 +12,14 @@ from mammo_ml.splits import read_folds, roles_of
 from mammo_ml.training import Fit, fit
 from mammo_ml.tuning import TuningParameters
 from pipelines import stage
-from pipelines.tuning_stage import OnEpoch, OnStep, tune
-
-OF_THE_LOSS = ("base", "negative_to_positive_ratio", "min_negatives", "scale_factor", "scales")
-"""Keys that change what the inner loss is a mean of: between two of their values it cannot say who learns better."""
+from pipelines.tuning_stage import KEYS_OF_THE_LOSS, OnEpoch, OnStep, refuse_to_prune_by, tune
 
 
 def tune_detector() -> None:
     paths = stage.arguments(__doc__, "films", "catalog", "cuts", "feedback", "folds", "out", fold=True)
     looking = stage.section("predict_detector", FilmDetectionParameters)
     parameters = stage.section("tune_detector", TuningParameters)
-    changing = [key for key in OF_THE_LOSS if key in parameters.space and parameters.prune_after_trials is not None]
-    raise_if_any(
-        "section 'tune_detector'",
-        [f"'{key}' is searched, and trials are pruned by the inner loss, which it changes" for key in changing],
-        "Set prune_after_trials to null, or leave these keys out of the space.",
-    )
+    refuse_to_prune_by(KEYS_OF_THE_LOSS, "tune_detector", parameters)
     teaching, folds = Teaching.load(paths.cuts, paths.feedback), read_folds(paths.folds)
     train, inner = teaching.parts(roles_of(folds, teaching.cuts.cuts["patient_id"], paths.fold))
     lesions = read_table(paths.catalog / "lesions.csv", LESIONS)

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,7 @@ import optuna
 
 from mammo_ml import tracking, tuning
 from mammo_ml.datasets.catalog import write_table
+from mammo_ml.errors import raise_if_any
 from mammo_ml.manifest import file_sha256
 from mammo_ml.parameters import Parameters
 from mammo_ml.recipe import Recipe, Values, save_best
@@ -27,6 +28,8 @@ WORKER, RUN, ADDRESS = "MAMMO_WORKER", "MAMMO_TUNING_RUN", "MAMMO_STUDIES"
 """A helper's number, the MLflow run it works for, and an address of the user's for the studies' database."""
 HELPER_ENDS_S = 60
 """Once every trial has ended a helper has nothing left to do."""
+KEYS_OF_THE_LOSS = ("base", "negative_to_positive_ratio", "min_negatives", "scale_factor", "scales")
+"""Of a detector: they change what its inner loss is a mean of; between two values it cannot say who learns better."""
 ROOT = Path(__file__).resolve().parents[1]
 R = TypeVar("R", bound=Recipe)
 OnStep = Callable[[int], None]
@@ -34,6 +37,20 @@ OnEpoch = Callable[[Epoch], None]
 Score = Callable[[R, OnStep, OnEpoch], tuple[float, Fit]]
 """Train with a recipe, telling the samples seen after every step and of every epoch; the figure tuning raises, and the
 training."""
+
+
+def refuse_to_prune_by(keys: Iterable[str], name: str, parameters: tuning.TuningParameters) -> None:
+    """Stop before a study that would end trials by an inner loss which what it searches changes.
+
+    Raises:
+        BadInputError: naming every such key of the stage's space.
+    """
+    changing = [key for key in keys if key in parameters.space and parameters.prune_after_trials is not None]
+    raise_if_any(
+        f"section '{name}'",
+        [f"'{key}' is searched, and trials are pruned by the inner loss, which it changes" for key in changing],
+        "Set prune_after_trials to null, or leave these keys out of the space.",
+    )
 
 
 def tune(

@@ -16,6 +16,7 @@ from mammo_ml.comparisons import ClassifierComparison, DetectorComparison
 from mammo_ml.cuttings import CuttingComparison, CuttingParameters
 from mammo_ml.datasets.phantom import PhantomParameters
 from mammo_ml.detector import DetectorRecipe, PretrainingRecipe
+from mammo_ml.detector_inputs import InputTuningParameters
 from mammo_ml.errors import BadInputError
 from mammo_ml.evaluation import EvaluateParameters
 from mammo_ml.imaging.patches import CutParameters, TileParameters
@@ -23,6 +24,7 @@ from mammo_ml.leakage_lab import LeakageLabParameters
 from mammo_ml.locator_evaluation import LocatorEvaluateParameters, SweepParameters
 from mammo_ml.parameters import Parameters, parse_section, read_section
 from mammo_ml.prediction import FilmDetectionParameters
+from mammo_ml.recipe import Recipe
 from mammo_ml.registry import GateParameters
 from mammo_ml.slides_protocol import SlidesProtocolParameters
 from mammo_ml.splits import RandomSplitParameters, SplitParameters
@@ -46,6 +48,7 @@ SECTIONS: dict[str, tuple[type[Parameters], str, object]] = {
     "evaluate_classifier": (EvaluateParameters, "resamples", 0),
     "explain_classifier": (EvaluateParameters, "resamples", 0),
     "tune_detector": (TuningParameters, "budget_samples", 0),
+    "tune_detector_inputs": (InputTuningParameters, "inputs.overlap", 1.0),
     "train_detector": (DetectorRecipe, "augmentation.strength", -1.0),
     "predict_detector": (FilmDetectionParameters, "merge.nms_iou", 1.0),
     "leaky_detector": (RandomSplitParameters, "seed", -1),
@@ -163,12 +166,23 @@ def test_a_stage_with_a_misspelt_key_ends_with_1_and_a_message_without_traceback
     assert not (tmp_path / "folds.csv").exists()
 
 
-@pytest.mark.parametrize("params", [OWN, OF_STUDIES], ids=["own", "studies"])
-@pytest.mark.parametrize(("model", "kind"), [("classifier", ClassifierRecipe), ("detector", DetectorRecipe)])
-def test_every_end_of_a_search_space_is_a_recipe(params: dict[str, Any], model: str, kind: type[Any]) -> None:
-    recipe = parse_section(params[f"train_{model}"], kind, model)
-    space = parse_section(params[f"tune_{model}"], TuningParameters, model).space
-    for key, span in space.items():
+def searches() -> list[Any]:
+    """Recipe of trial 0 and space of every search of both graphs."""
+    found = []
+    for params in (OWN, OF_STUDIES):
+        of_classifier = parse_section(params["train_classifier"], ClassifierRecipe, "classifier")
+        of_detector: Recipe = parse_section(params["train_detector"], DetectorRecipe, "detector")
+        tuned = "tune_detector" if "tune_detector" in params else "tune_detector_inputs"
+        if tuned == "tune_detector_inputs":
+            of_detector = parse_section(params[tuned], InputTuningParameters, tuned).recipe(of_detector)
+        for name, recipe in (("tune_classifier", of_classifier), (tuned, of_detector)):
+            found.append(pytest.param(recipe, parse_section(params[name], SECTIONS[name][0], name), id=name))
+    return found
+
+
+@pytest.mark.parametrize(("recipe", "tuning"), searches())
+def test_every_end_of_a_search_space_is_a_recipe(recipe: Recipe, tuning: TuningParameters) -> None:
+    for key, span in tuning.space.items():
         for value in span.choices or (span.low, span.high):
             tried = recipe.with_values({key: value})
             assert tried.values([key]) == {key: value}

@@ -12,10 +12,13 @@ import psutil
 import pytest
 import yaml
 
+from mammo_ml.datasets.catalog import FILMS, read_table, write_table
 from mammo_ml.errors import BadInputError
+from mammo_ml.splits import make_folds
 from mammo_ml.tracking import Store
-from pipelines import tune_detector
+from pipelines import tune_detector, tune_detector_inputs
 from tests.pipelines.test_compare_transfer import run
+from tests.transfer_sets import write_sets
 
 ROOT = Path(__file__).resolve().parents[2]
 # A stage whose training only takes its time; `begun` shows the process of every trial. Its inner loss is the learning
@@ -160,3 +163,39 @@ def test_a_space_that_changes_the_loss_is_refused_where_trials_are_pruned_by_it(
     options = [word for place in places for word in (place, "nowhere")]
     with pytest.raises(BadInputError, match=r"'min_negatives' is searched, .*\nSet prune_after_trials to null"):
         run(monkeypatch, tune_detector, "--fold", "0", *options)
+
+
+def test_what_a_detector_is_taught_on_and_how_films_are_looked_at_are_searched_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    options = write_sets(tmp_path)[:4]
+    places = ["--films", options[1], "--catalog", options[3], "--folds", "folds.csv", "--out", "told"]
+    write_table(make_folds(read_table(Path(options[3]) / "films.csv", FILMS), 20), tmp_path / "folds.csv")
+    params = yaml.safe_load((ROOT / "pipelines/studies/params.yaml").read_text(encoding="utf-8"))
+    kept = {key: params[key] for key in ("dataset", "folds", "predict_detector", "train_detector")}
+    kept["train_detector"] |= {"network": {"base": "small", "width": 8}, "pretrained": "none"}
+    inputs = {
+        "window_px": {"choices": [96, 128]},
+        "jitter_px": {"choices": [0, 40]},
+        "overlap": {"low": 0, "high": 0.5},
+    }
+    asked = params["tune_detector_inputs"] | {"trials": 3, "budget_samples": 16, "space": inputs}
+    asked["inputs"] = {"window_px": 128, "jitter_px": 40, "overlap": 0.5}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(kept | {"tune_detector_inputs": asked}), encoding="utf-8")
+    run(monkeypatch, tune_detector_inputs, "--fold", "0", *places)
+    trials = pd.read_csv(tmp_path / "told/trials.csv")
+    assert trials.loc[0, ["window_px", "jitter_px", "overlap"]].tolist() == [128, 40, 0.5]
+    assert len(trials.drop_duplicates(["window_px", "jitter_px", "overlap"])) == 3
+    assert trials["value"].between(0, 1).all()
+
+
+def test_inputs_change_the_loss_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = yaml.safe_load((ROOT / "pipelines/studies/params.yaml").read_text(encoding="utf-8"))
+    params["tune_detector_inputs"] |= {"prune_after_trials": 3, "space": {"overlap": {"low": 0.0, "high": 0.5}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = [word for place in ("--films", "--catalog", "--folds", "--out") for word in (place, "nowhere")]
+    with pytest.raises(BadInputError, match="'overlap' is searched, and trials are pruned by the inner loss"):
+        run(monkeypatch, tune_detector_inputs, "--fold", "0", *options)
