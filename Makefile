@@ -74,8 +74,10 @@ promote: $(READY) ## Show what the gate says of the challengers
 	-$(BIN)/mammo-ml promote mammo-detector --dry-run --workspace $(WORKSPACE)
 	-$(BIN)/mammo-ml promote mammo-locator --dry-run --workspace $(WORKSPACE)
 
-bench: $(READY) ## Measure speed, side by side and as a user meets it (an hour); writes reports/benchmarks/
+bench: $(READY) ## Measure speed, side by side and as a user meets it (an hour); writes reports/benchmarks/; installs Keras
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --require-hashes --requirement requirements-bench.txt
 	$(BIN)/python -m benchmarks.large_kernel
+	$(BIN)/python -m benchmarks.detector
 	$(BIN)/python -m benchmarks.locator
 	$(BIN)/python -m benchmarks.server
 	$(BIN)/python -m benchmarks.pipeline
@@ -89,6 +91,9 @@ deps: $(READY) ## Rewrite the code dependencies in dvc.yaml from what the stages
 lock: $(READY) ## Compile requirements.txt anew, hashed, without addresses
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra dev pyproject.toml --output-file requirements.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"], sep="\n")' \
+		| $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--constraint requirements.txt - --output-file requirements-bench.txt
 
 clean: ## Remove the environment, caches and the phantoms' workspace; real data, runs and models stay
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

@@ -1,27 +1,43 @@
-"""Measure the six-layer network with our large-kernel convolution against the same network with `nn.Conv2d`.
+"""Measure the six-layer network with our large-kernel convolution against `nn.Conv2d` and against Keras, in one run.
 
-Run as `python -m benchmarks.large_kernel`. Both networks hold the same weights and see the same patches; they take
-turns, A B A B, so that a busy machine slows both alike. A figure is the median of its repetitions.
+Run as `python -m benchmarks.large_kernel`; Keras comes with the extra `bench`; without it that side is left out.
+All sides hold the same network and take turns, A B C A B C, so that a busy machine slows all alike; each is at its
+best: `nn.Conv2d` in the memory layout, Keras on the backend, compiled or not, that were fastest in a trial run. A
+figure is the median of its repetitions. Beside them stands what the machine could do at most.
 """
 
 import argparse
+import contextlib
+import importlib.util
 import json
+import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.keras_network import TASKS
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.cnni_bcc import PATCH_PX
-from mammo_ml.models.large_kernel import LargeKernelDepthwise, SpectralDepthwise, same_padding
+from mammo_ml.models.large_kernel import Axis, LargeKernelDepthwise, SpectralDepthwise, plan_axis, same_padding
 
 LEARNING_RATE = 1e-3
+PRECISIONS = ("float32", "bfloat16")
+KERAS_WAYS = (("jax", "compiled"), ("tensorflow", "compiled"), ("tensorflow", "eager"))
+TRIAL_BATCH = 16
+LAYERS = ((32, 64, 32, 1), (64, 64, 64, 2))
+"""Channels, edge of the input, edge of the kernel and stride of the two large layers."""
+Run = Callable[[], float]
+"""One repetition; the seconds it took."""
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -48,67 +64,224 @@ def with_conv2d(network: nn.Module) -> nn.Module:
     return network
 
 
-def training_step(network: nn.Module, patches: Tensor, labels: Tensor) -> Callable[[], None]:
-    """Return a function that runs forward, backward and one Adam step."""
+def timed(work: Callable[[], object]) -> Run:
+    """The work as a repetition."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return run
+
+
+def in_torch(network: nn.Module, batch_size: int, precision: str, task: str) -> Run:
+    """Forward, backward and one Adam step of a batch, or its prediction."""
+    patches, labels = torch.rand(batch_size, 1, PATCH_PX, PATCH_PX), torch.arange(batch_size) % 3
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    narrow = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
     def step() -> None:
         network.train()
         optimizer.zero_grad()
-        loss: Tensor = F.cross_entropy(network(patches), labels)
+        with narrow:
+            loss: Tensor = F.cross_entropy(network(patches).float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    return step
-
-
-def inference(network: nn.Module, patches: Tensor) -> Callable[[], None]:
-    """Return a function that predicts one batch."""
-
     def predict() -> None:
         network.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), narrow:
             network(patches)
 
-    return predict
+    return timed(step if task == "training" else predict)
 
 
-def alternate(
-    ours: Callable[[], None], theirs: Callable[[], None], repetitions: int
-) -> tuple[list[float], list[float]]:
-    """Return the seconds of each repetition of both, run in turns after one unmeasured run of each."""
-    ours()
-    theirs()
-    seconds: tuple[list[float], list[float]] = ([], [])
+class KerasProcess:
+    """The same network in Keras, in a process of its own that runs one repetition whenever it is asked."""
+
+    def __init__(self, backend: str, compiled: str, precision: str, threads: int) -> None:
+        # No backend takes a number of threads in one way; all take the processors they may run on.
+        self.name = f"{backend}, {compiled}"
+        environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.keras_network", "serve", precision, compiled],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads]),
+        )
+        word, self.version = self._read().split()
+        if word != "ready":
+            raise RuntimeError(f"Keras on {self.name} did not start: {word}")
+
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
+    def _read(self) -> str:
+        line = self._pipes()[1].readline()
+        if not line:
+            raise RuntimeError(f"Keras on {self.name} ended with {self._process.wait()}")
+        return line
+
+    def run(self, task: str, batch_size: int) -> Run:
+        """A repetition; the first one of a batch size also compiles."""
+
+        def one() -> float:
+            asked, _ = self._pipes()
+            asked.write(f"{task} {batch_size}\n")
+            asked.flush()
+            return float(self._read())
+
+        return one
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+def fastest(ways: dict[str, Run]) -> str:
+    """Name of the way whose second run is the shortest; the first may compile."""
+    seconds = {}
+    for name, run in ways.items():
+        run()
+        seconds[name] = run()
+    return min(seconds, key=lambda name: seconds[name])
+
+
+def in_turns(sides: dict[str, Run], repetitions: int) -> dict[str, list[float]]:
+    """The seconds of each repetition of all sides, run in turns after one unmeasured run of each."""
+    for run in sides.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repetitions):
-        for run, kept in zip((ours, theirs), seconds, strict=True):
-            start = time.perf_counter()
-            run()
-            kept.append(time.perf_counter() - start)
+        for name, run in sides.items():
+            seconds[name].append(run())
     return seconds
 
 
-def measure(batch_size: int, repetitions: int) -> dict[str, float]:
-    """Return ratios (above 1: ours is faster) and patches per second of training and inference, float32."""
+@contextlib.contextmanager
+def keras_processes(precision: str, threads: int) -> Iterator[dict[str, KerasProcess]]:
+    """Keras on every backend that is installed, by name; none without Keras."""
+    started: dict[str, KerasProcess] = {}
+    try:
+        for backend, compiled in KERAS_WAYS:
+            if importlib.util.find_spec("keras") and importlib.util.find_spec(backend):
+                process = KerasProcess(backend, compiled, precision, threads)
+                started[process.name] = process
+        yield started
+    finally:
+        for process in started.values():
+            process.close()
+
+
+def measure(precision: str, batch_sizes: list[int], repetitions: int, threads: int) -> dict[str, Any]:
+    """Ratios (above 1: ours is faster) and patches per second of training and inference, by batch size."""
     torch.manual_seed(0)
     ours = build_classifier(ClassifierParameters(variant="exact"))
-    theirs = with_conv2d(build_classifier(ClassifierParameters(variant="exact")))
-    theirs.load_state_dict(ours.state_dict())
-    patches, labels = torch.rand(batch_size, 1, PATCH_PX, PATCH_PX), torch.arange(batch_size) % 3
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(patches), theirs(patches), rtol=1e-3, atol=1e-4)
-    figures: dict[str, float] = {}
-    tasks = {  # a prediction is short, so a busy moment weighs more: five times the repetitions
-        "inference": (inference(ours, patches), inference(theirs, patches), 5 * repetitions),
-        "training": (training_step(ours, patches, labels), training_step(theirs, patches, labels), repetitions),
+    layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    theirs = {}
+    for name, layout in layouts.items():
+        network = with_conv2d(build_classifier(ClassifierParameters(variant="exact")))
+        network.load_state_dict(ours.state_dict())
+        theirs[name] = network.to(memory_format=layout)
+        patches = torch.rand(2, 1, PATCH_PX, PATCH_PX)
+        with torch.inference_mode():
+            torch.testing.assert_close(ours(patches), network(patches), rtol=1e-3, atol=1e-4)
+    found: dict[str, Any] = {f"batch_{size}": {} for size in batch_sizes}
+    with keras_processes(precision, threads) as keras:
+        for task in TASKS:
+            layout = fastest({name: in_torch(net, TRIAL_BATCH, precision, task) for name, net in theirs.items()})
+            backend = fastest({name: own.run(task, TRIAL_BATCH) for name, own in keras.items()}) if keras else None
+            for size in batch_sizes:
+                sides = {
+                    "ours": in_torch(ours, size, precision, task),
+                    "conv2d": in_torch(theirs[layout], size, precision, task),
+                }
+                if backend:
+                    sides["keras"] = keras[backend].run(task, size)
+                # A prediction is short, so a busy moment weighs more.
+                count = repetitions if task == "training" else 3 * repetitions
+                seconds = {name: statistics.median(times) for name, times in in_turns(sides, count).items()}
+                figures = found[f"batch_{size}"]
+                for name in sides:
+                    figures[f"{task}_patches_per_second{'' if name == 'ours' else f'_{name}'}"] = size / seconds[name]
+                    if name != "ours":
+                        figures[f"{task}_vs_{name}"] = seconds[name] / seconds["ours"]
+                figures[f"{task}_repetitions"] = count
+                figures[f"{task}_layout_conv2d"] = layout
+                if backend:
+                    figures[f"{task}_backend_keras"] = f"{backend}, keras {keras[backend].version}"
+                print(json.dumps({f"{precision} batch {size} {task}": rounded(figures)}), flush=True)
+    return found
+
+
+def peak_memory_mib(batch_size: int, threads: int) -> float:
+    """Largest resident memory of a process of its own that trains three steps, MiB."""
+    command = [sys.executable, "-m", "benchmarks.large_kernel", "--memory-of", str(batch_size)]
+    told = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True, check=True)
+    return float(told.stdout)
+
+
+def train_and_tell_memory(batch_size: int) -> None:
+    """Train three steps and print the process's largest resident memory, MiB."""
+    step = in_torch(build_classifier(ClassifierParameters(variant="exact")), batch_size, "float32", "training")
+    for _ in range(3):
+        step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def axis_of(edge: int, kernel: int, stride: int) -> Axis:
+    """One axis of a layer as it is transformed."""
+    return plan_axis(edge, kernel, stride, *same_padding(edge, kernel, stride))
+
+
+def roofline(batch_size: int, seconds_of_step: float, repetitions: int) -> dict[str, float]:
+    """What bounds a training step: the multiply-adds of the plain convolution, and the transforms of this method alone.
+
+    `direct_bound_patches_per_second` is the machine's matrix product on the plain convolution's multiply-adds, which no
+    such convolution can pass; `transforms_bound_patches_per_second` the transforms of one step and nothing else.
+    """
+    a, b = torch.rand(2, 2048, 2048)
+    multiply = statistics.median(in_turns({"matmul": timed(lambda: a @ b)}, repetitions)["matmul"])
+    gflops = 2 * 2048**3 / multiply / 1e9
+    multiply_adds, spectra = 0, []
+    for channels, edge, kernel, stride in LAYERS:
+        axis = axis_of(edge, kernel, stride)
+        # Forward, and backward for images and for kernels.
+        multiply_adds += 3 * channels * (axis.outputs * kernel) ** 2
+        pairs = (batch_size // 2, channels)
+        long = torch.rand(*pairs, axis.points, axis.points, dtype=torch.complex64)
+        short = torch.rand(*pairs, axis.points // stride, axis.points // stride, dtype=torch.complex64)
+        spectra += [(long, short)]
+
+    def transforms() -> None:
+        for long, short in spectra:
+            for values in (long, short):
+                for group in values.split(8, dim=1):
+                    torch.fft.fft2(group)
+                    torch.fft.ifft2(group)
+
+    alone = statistics.median(in_turns({"transforms": timed(transforms)}, repetitions)["transforms"])
+    return {
+        "matmul_gflop_per_second": gflops,
+        "direct_gflop_per_patch": 2 * multiply_adds / 1e9,
+        "direct_bound_patches_per_second": gflops / (2 * multiply_adds / 1e9),
+        "transforms_bound_patches_per_second": batch_size / alone,
+        "transforms_share_of_step": alone / seconds_of_step,
     }
-    for task, (our_run, their_run, count) in tasks.items():
-        seconds = [statistics.median(times) for times in alternate(our_run, their_run, count)]
-        figures[f"{task}_vs_conv2d"] = round(seconds[1] / seconds[0], 2)
-        figures[f"{task}_patches_per_second"] = round(batch_size / seconds[0], 2)
-        figures[f"{task}_patches_per_second_conv2d"] = round(batch_size / seconds[1], 2)
-        figures[f"{task}_repetitions"] = count
-    return figures
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Numbers to two places, below as well."""
+    return {
+        key: rounded(value) if isinstance(value, dict) else round(value, 2) if isinstance(value, float) else value
+        for key, value in values.items()
+    }
 
 
 def print_cut_over(repetitions: int) -> None:
@@ -124,16 +297,17 @@ def print_cut_over(repetitions: int) -> None:
             def direct(x=x, weight=weight, stride=stride, padding=padding):  # type: ignore[no-untyped-def]
                 return F.conv2d(F.pad(x, padding), weight, None, stride, groups=32)
 
-            def trained(layer: Any, x: Tensor = x) -> Callable[[], None]:
-                return lambda: layer(x=x.detach().requires_grad_()).sum().backward()
+            def trained(layer: Any, x: Tensor = x) -> Run:
+                return timed(lambda: layer(x=x.detach().requires_grad_()).sum().backward())
 
-            training = [1e3 * min(times) for times in alternate(trained(spectral), trained(direct), repetitions)]
+            training = in_turns({"spectra": trained(spectral), "conv2d": trained(direct)}, repetitions)
             with torch.inference_mode():
-                predicting = [1e3 * min(times) for times in alternate(spectral, direct, repetitions)]
-            print(
-                f"stride {stride}, {size}x{size}: training {training[0]:.1f} ms against {training[1]:.1f},"
-                f" inference {predicting[0]:.1f} against {predicting[1]:.1f}"
-            )
+                predicting = in_turns({"spectra": timed(spectral), "conv2d": timed(direct)}, repetitions)
+            told = [
+                f"{task} {1e3 * min(times['spectra']):.1f} ms against {1e3 * min(times['conv2d']):.1f}"
+                for task, times in (("training", training), ("inference", predicting))
+            ]
+            print(f"stride {stride}, {size}x{size}: {', '.join(told)}")
 
 
 def cpu_model() -> str:
@@ -143,26 +317,49 @@ def cpu_model() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def has_matrix_units() -> bool:
+    """Whether the processor has AMX, which bfloat16's goal asks for."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text()
+
+
 def main() -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16], help="64 takes minutes with nn.Conv2d")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report", type=Path, default=Path("reports/benchmarks/large_kernel.json"))
     parser.add_argument("--cut-over", action="store_true", help="only print timings by kernel size")
+    parser.add_argument("--memory-of", type=int, metavar="BATCH", help="only print the memory a training takes, MiB")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.cut_over:
         print_cut_over(arguments.repetitions)
         return
-    report = {
-        "float32": {f"batch_{size}": measure(size, arguments.repetitions) for size in arguments.batch_sizes},
-        "machine": {"cpu": cpu_model(), "threads": arguments.threads, "torch": torch.__version__},
+    if arguments.memory_of:
+        train_and_tell_memory(arguments.memory_of)
+        return
+    report: dict[str, Any] = {
+        precision: measure(precision, arguments.batch_sizes, arguments.repetitions, arguments.threads)
+        for precision in arguments.precisions
+    }
+    size = arguments.batch_sizes[0]
+    speed = report[arguments.precisions[0]][f"batch_{size}"]["training_patches_per_second"]
+    report |= {
+        "roofline": roofline(size, size / speed, 5),
+        "memory": {f"batch_{n}_mib": peak_memory_mib(n, arguments.threads) for n in arguments.batch_sizes},
+        "machine": {
+            "cpu": cpu_model(),
+            "matrix_units": has_matrix_units(),
+            "threads": arguments.threads,
+            "torch": torch.__version__,
+        },
     }
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
-    arguments.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=2))
+    arguments.report.write_text(json.dumps(rounded(report), indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(rounded(report), indent=2))
 
 
 if __name__ == "__main__":
