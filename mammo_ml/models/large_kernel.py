@@ -29,10 +29,11 @@ from torch.autograd.function import once_differentiable
 Padding = tuple[int, int, int, int]  # left, right, top, bottom: the order of F.pad
 
 # From this many taps on we use spectra; `python -m benchmarks.large_kernel --cut-over` shows the timings to choose by.
-# F.conv2d's gradients are far slower than its forward pass, so training changes over at smaller kernels. Chosen for
-# stride 1 on a CPU; in inference at stride 2 F.conv2d was still ahead at 32x32.
+# F.conv2d's gradients are far slower than its forward pass, so training changes over at smaller kernels. In inference
+# F.conv2d leaves out what a stride skips, and a transform does not. Measured on a CPU; other devices change over alike.
 SPECTRAL_FROM_TAPS_TRAINING = 8 * 8
 SPECTRAL_FROM_TAPS_INFERENCE = 24 * 24
+SPECTRAL_FROM_TAPS_INFERENCE_STRIDED = 32 * 32
 # Complex numbers in one group's spectrum: about the second-level cache on a CPU, bounded memory on an accelerator.
 GROUP_SPECTRUM_SIZE = {"cpu": 2**19, "other": 2**25}
 
@@ -71,7 +72,8 @@ def depthwise_conv2d(
         raise ValueError(f"kernel {(*weight.shape[2:],)} exceeds the image {(*x.shape[2:],)} padded by {padding}")
     learned = (x, weight) if bias is None else (x, weight, bias)
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned)
-    if weight[0].numel() < (SPECTRAL_FROM_TAPS_TRAINING if training else SPECTRAL_FROM_TAPS_INFERENCE):
+    from_taps = SPECTRAL_FROM_TAPS_INFERENCE if stride == 1 else SPECTRAL_FROM_TAPS_INFERENCE_STRIDED
+    if weight[0].numel() < (SPECTRAL_FROM_TAPS_TRAINING if training else from_taps):
         return F.conv2d(F.pad(x, padding), weight, bias, stride, groups=x.shape[1])
     y: Tensor = SpectralDepthwise.apply(x, weight, bias, stride, padding, training and weight.requires_grad)
     return y

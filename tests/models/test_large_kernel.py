@@ -141,6 +141,17 @@ def test_small_kernels_go_to_conv2d_and_large_ones_to_spectra(kernel_size, is_sp
     assert ("SpectralDepthwiseBackward" in names) == is_spectral
 
 
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "direct"), [(16, 1, True), (24, 1, False), (24, 2, True), (32, 2, False)]
+)
+def test_in_inference_a_stride_changes_over_later(kernel_size, stride, direct, monkeypatch):
+    called, conv2d = [], F.conv2d
+    monkeypatch.setattr(large_kernel.F, "conv2d", lambda *given, **more: called.append(1) or conv2d(*given, **more))
+    with torch.inference_mode():
+        LargeKernelDepthwise(2, kernel_size, stride)(torch.rand(1, 2, 64, 64))
+    assert bool(called) == direct
+
+
 def test_transforms_are_no_longer_than_the_wanted_outputs_ask():
     # 64 pixels, 32 taps, 15 zeros before: outputs reach index 63 - 15 + 31 = 79, so 80 points, not 64 + 31 = 95 -> 96.
     assert plan_axis(64, 32, 1, 15, 16).points == 80
