@@ -18,7 +18,7 @@ from pydantic import Field
 from mammo_ml.cutting import CutSet, truth_of_cuts, windows_on_film
 from mammo_ml.datasets.catalog import BOX_COLUMNS, LABELS, rows
 from mammo_ml.errors import BadInputError, raise_if_any
-from mammo_ml.metrics.classification import auc_macro, film_figures, patch_figures
+from mammo_ml.metrics.classification import auc_macro, balanced_accuracy, film_figures, patch_figures
 from mammo_ml.metrics.detection import MatchedDetections, detection_figures, match_detections
 from mammo_ml.metrics.froc import sensitivity_at
 from mammo_ml.metrics.resampling import intervals, resample_women
@@ -106,6 +106,41 @@ def evaluate_films(films: pd.DataFrame, parameters: EvaluateParameters) -> Figur
         film_figures(_class_shares(labels), labels),
         parameters,
     )
+
+
+def evaluate_film_decisions(
+    films: pd.DataFrame, shares: Mapping[int, NDArray[np.float64]], parameters: EvaluateParameters
+) -> Figures:
+    """Balanced accuracy where a film is called by the class whose probability stands highest above its share.
+
+    Two films of three are normal, and the largest probability is nearly always that of normal: right most often, and
+    blind to what is rare. Above its share is what is best for the mean of the classes' accuracies.
+
+    Args:
+        films: a row per film: fold, patient_id, label, p_normal, p_benign, p_malignant.
+        shares: by fold, the classes' shares (3,) among the films of the women outside it.
+        parameters: number of resamples and seed.
+    """
+    labels = _classes(films["label"])
+    above = _probabilities(films) / np.array([shares[int(fold)] for fold in films["fold"]])
+
+    def figure(weights: NDArray[np.float64] | None = None) -> Figures:
+        return {"film_balanced_accuracy_by_share": balanced_accuracy(above, labels, weights)}
+
+    nothing = {name: 1 / len(LABELS) for name in figure()}
+    return with_bounds(figure(), figure, films["patient_id"], nothing, parameters)
+
+
+def class_shares(labels: pd.Series) -> NDArray[np.float64]:
+    """Shares (3,) of the classes among these labels.
+
+    Raises:
+        BadInputError: naming every class that none has: nothing can stand above a share of 0.
+    """
+    counts = np.bincount(_classes(labels), minlength=len(LABELS))
+    missing = [f"none is {label}" for label, count in zip(LABELS, counts, strict=True) if not count]
+    raise_if_any("labels to take the classes' shares of", missing)
+    return np.asarray(counts / counts.sum(), dtype=np.float64)
 
 
 def fold_mean_auc(patches: pd.DataFrame) -> float:

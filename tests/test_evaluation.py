@@ -58,6 +58,31 @@ def test_a_classifier_that_is_always_right_and_one_that_knows_nothing():
     assert by_film["film_auc_macro_baseline"] == 0.5
 
 
+def test_a_film_is_called_by_what_stands_highest_above_its_share():
+    # 8 of 12 films are normal. The abnormal ones are never called so by their largest probability, 0.5 for normal; but
+    # 0.3 stands further above a share of 1/6 than 0.5 above one of 2/3. One normal film looks like a benign one.
+    labels = ["normal"] * 8 + ["benign"] * 2 + ["malignant"] * 2
+    said = [[0.8, 0.1, 0.1]] * 7 + [[0.5, 0.3, 0.2]] * 3 + [[0.5, 0.2, 0.3]] * 2
+    films = pd.DataFrame(said, columns=ev.PROBABILITY_COLUMNS).assign(
+        label=labels, fold=[0, 1] * 6, patient_id=[f"w{n}" for n in range(12)], film_id=[f"f{n}" for n in range(12)]
+    )
+    shares = ev.class_shares(films["label"])
+    np.testing.assert_allclose(shares, [2 / 3, 1 / 6, 1 / 6])
+    found = ev.evaluate_film_decisions(films, {0: shares, 1: shares}, PARAMETERS)
+    assert ev.evaluate_films(films, PARAMETERS)["film_balanced_accuracy"] == pytest.approx(1 / 3)
+    assert found["film_balanced_accuracy_by_share"] == pytest.approx((7 / 8 + 1 + 1) / 3)
+    assert found["film_balanced_accuracy_by_share_baseline"] == pytest.approx(1 / 3)
+    # Each fold has its own shares: where abnormal films are as common as normal ones outside it, nothing changes.
+    even = {0: shares, 1: np.full(3, 1 / 3)}
+    half = ev.evaluate_film_decisions(films, even, PARAMETERS)
+    assert half["film_balanced_accuracy_by_share"] == pytest.approx((8 / 8 + 1 / 2 + 1 / 2) / 3)
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(BadInputError, match="none is malignant"):
+        ev.class_shares(pd.Series(["normal", "benign"]))
+
+
 def test_the_auc_within_folds_needs_no_calibration_across_them():
     # In fold 1 every probability leans to normal, the order within it is still right.
     lean = _patches().assign(fold=1)

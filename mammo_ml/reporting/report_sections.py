@@ -27,6 +27,7 @@ TITLES: Mapping[str, str] = {
     "film_auc_normal_vs_abnormal": "whole films: AUC, normal against abnormal",
     "film_auc_macro": "whole films: AUC, mean of three classes",
     "film_balanced_accuracy": "whole films: balanced accuracy",
+    "film_balanced_accuracy_by_share": "whole films: balanced accuracy, called by what stands highest above its share",
     "froc_mean": "lesions found, mean of 1/8 to 8 false positives per film",
     "sensitivity_at_0_25_fp": "lesions found at 1/4 false positive per film",
     "sensitivity_at_1_fp": "lesions found at 1 false positive per film",

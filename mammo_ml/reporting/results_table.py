@@ -50,6 +50,12 @@ ROWS = (
     _patches("patches: balanced accuracy", "balanced_accuracy"),
     Row("classifier", "films: AUC, normal against abnormal", "by_patient", "film_auc_normal_vs_abnormal"),
     Row("classifier", "films: balanced accuracy", "by_patient", "film_balanced_accuracy"),
+    Row(
+        "classifier",
+        "films: the same, called by what stands highest above its share",
+        "by_patient",
+        "film_balanced_accuracy_by_share",
+    ),
     Row("detector", "cuts: mAP at IoU 0.5", "cuts_by_patient", "map_50", "cuts_at_random_leaky"),
     Row("detector", "cuts: the same, training cuts included", None, "map_50_all_sets", "cuts_at_random_leaky"),
     Row("detector", "films: lesions found at 1 false positive per film", "films_by_patient", "sensitivity_at_1_fp"),

@@ -20,7 +20,12 @@ CLASSIFIER_FIGURES = [
     *("auc_benign_vs_malignant", "sensitivity_at_specificity_90", "ece", "brier"),
     *("binary_cross_entropy", "mean_squared_error"),
 ]
-FILM_FIGURES = ["film_balanced_accuracy", "film_auc_normal_vs_abnormal", "film_auc_macro"]
+FILM_FIGURES = [
+    "film_balanced_accuracy",
+    "film_balanced_accuracy_by_share",
+    "film_auc_normal_vs_abnormal",
+    "film_auc_macro",
+]
 DETECTOR_FIGURES = ["ap_50_benign", "ap_50_malignant", "map_50", "ap_50_any", "ap_10_any", "map_50_95"]
 FALSE_POSITIVES = ("0_125", "0_25", "0_5", "1", "2", "4", "8")
 FROC_FIGURES = [*(f"sensitivity_at_{rate}_fp" for rate in FALSE_POSITIVES), "froc_mean"]
