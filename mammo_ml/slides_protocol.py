@@ -33,9 +33,10 @@ class SlidesProtocolParameters(Parameters):
         "views of a patch become one picture, which a network knows again sooner"
     )
     recipe: dict[str, Any] = Field(description="as train_classifier of the project's params.yaml")
+    samples_by_patient: int = Field(ge=1, description="budget by patient: what is known by heart helps no other woman")
 
-    def classifier(self) -> ClassifierRecipe:
-        """The recipe, checked.
+    def classifier(self, split: SplitName) -> ClassifierRecipe:
+        """The recipe, checked, with the budget of a split.
 
         Raises:
             BadInputError: naming what is wrong with it, also when its network is not the slides'.
@@ -47,7 +48,7 @@ class SlidesProtocolParameters(Parameters):
         if network.variant not in ("exact", "normalised"):
             problems.append(f"variant {network.variant} is not the slides' network: take exact or normalised")
         raise_if_any(where, problems)
-        return recipe
+        return recipe.with_budget(self.samples_by_patient) if split == "by_patient" else recipe
 
     def shown(self, patches: PatchSet) -> PatchSet:
         """The patches under the names that were asked for, as the network sees them.

@@ -26,7 +26,8 @@ def slides_protocol() -> None:
     name = str(paths.protocol)
     known = get_args(SplitName)
     raise_if_any("--protocol", [] if name in known else [f"'{name}' is none of {', '.join(known)}"])
-    protocol, recipe = cast(SplitName, name), asked.classifier()
+    protocol = cast(SplitName, name)
+    recipe = asked.classifier(protocol)
     folder, called = paths.patches / asked.patches.cutting, paths.out / "labels.csv"
     patches = asked.shown(PatchSet.load(folder))
     # Written before the training: what patches are called is also what its checkpoints are keyed by.

@@ -24,6 +24,7 @@ ASKED = {
     "resamples": 100,
     "patches": {"cutting": "grid_256", "patch_label": "film"},
     "same_way_up": True,
+    "samples_by_patient": 4,
     "recipe": COMPARED["recipe"] | {"network": {"variant": "normalised", "input_scaling": "local"}},
 }
 PLACES = ["--films-table", "catalog/films.csv", "--patches", "cut"]
