@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 import platform
-import resource
+import select
 import statistics
 import subprocess
 import sys
@@ -34,8 +34,12 @@ LEARNING_RATE = 1e-3
 PRECISIONS = ("float32", "bfloat16")
 KERAS_WAYS = (("jax", "compiled"), ("tensorflow", "compiled"), ("tensorflow", "eager"))
 TRIAL_BATCH = 16
+TRIAL_LIMIT_S = 30.0
+"""A way to run Keras that takes longer for one trial is not its best."""
 LAYERS = ((32, 64, 32, 1), (64, 64, 64, 2))
 """Channels, edge of the input, edge of the kernel and stride of the two large layers."""
+TURN_S = 1.0
+"""A side goes on for as long, that what others left in caches and thread pools does not decide."""
 Run = Callable[[], float]
 """One repetition; the seconds it took."""
 
@@ -121,22 +125,31 @@ class KerasProcess:
         assert self._process.stdout is not None
         return self._process.stdin, self._process.stdout
 
-    def _read(self) -> str:
-        line = self._pipes()[1].readline()
+    def _read(self, limit_s: float | None = None) -> str:
+        output = self._pipes()[1]
+        if not select.select([output], [], [], limit_s)[0]:
+            self.close()  # it would go on beside the others' measurements
+            raise TimeoutError(f"Keras on {self.name} took more than {limit_s:.0f} s")
+        line = output.readline()
         if not line:
             raise RuntimeError(f"Keras on {self.name} ended with {self._process.wait()}")
         return line
 
-    def run(self, task: str, batch_size: int) -> Run:
-        """A repetition; the first one of a batch size also compiles."""
+    def run(self, task: str, batch_size: int, limit_s: float | None = None) -> Run:
+        """A repetition, raising TimeoutError after the limit; the first one of a batch size also compiles."""
 
         def one() -> float:
             asked, _ = self._pipes()
             asked.write(f"{task} {batch_size}\n")
             asked.flush()
-            return float(self._read())
+            return float(self._read(limit_s))
 
         return one
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
 
     def close(self) -> None:
         """End the process."""
@@ -145,22 +158,35 @@ class KerasProcess:
 
 
 def fastest(ways: dict[str, Run]) -> str:
-    """Name of the way whose second run is the shortest; the first may compile."""
+    """Name of the way whose second run is the shortest; the first may compile, and a way that takes too long is out.
+
+    Raises:
+        RuntimeError: when all do.
+    """
     seconds = {}
     for name, run in ways.items():
-        run()
-        seconds[name] = run()
+        try:
+            run()
+            seconds[name] = run()
+        except TimeoutError as error:
+            print(error, file=sys.stderr, flush=True)
+    if not seconds:
+        raise RuntimeError(f"none of {', '.join(ways)} is fast enough to be measured")
+    print(json.dumps({"trial, seconds": rounded(dict(seconds))}), flush=True)
     return min(seconds, key=lambda name: seconds[name])
 
 
 def in_turns(sides: dict[str, Run], repetitions: int) -> dict[str, list[float]]:
-    """The seconds of each repetition of all sides, run in turns after one unmeasured run of each."""
+    """The seconds of each run of all sides, in turns of a second or one run, after one unmeasured run of each."""
     for run in sides.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repetitions):
         for name, run in sides.items():
-            seconds[name].append(run())
+            spent = 0.0
+            while spent < TURN_S:
+                seconds[name].append(run())
+                spent += seconds[name][-1]
     return seconds
 
 
@@ -196,7 +222,8 @@ def measure(precision: str, batch_sizes: list[int], repetitions: int, threads: i
     with keras_processes(precision, threads) as keras:
         for task in TASKS:
             layout = fastest({name: in_torch(net, TRIAL_BATCH, precision, task) for name, net in theirs.items()})
-            backend = fastest({name: own.run(task, TRIAL_BATCH) for name, own in keras.items()}) if keras else None
+            trials = {name: own.run(task, TRIAL_BATCH, TRIAL_LIMIT_S) for name, own in keras.items() if own.is_alive}
+            backend = fastest(trials) if trials else None
             for size in batch_sizes:
                 sides = {
                     "ours": in_torch(ours, size, precision, task),
@@ -204,15 +231,13 @@ def measure(precision: str, batch_sizes: list[int], repetitions: int, threads: i
                 }
                 if backend:
                     sides["keras"] = keras[backend].run(task, size)
-                # A prediction is short, so a busy moment weighs more.
-                count = repetitions if task == "training" else 3 * repetitions
-                seconds = {name: statistics.median(times) for name, times in in_turns(sides, count).items()}
+                seconds = {name: statistics.median(times) for name, times in in_turns(sides, repetitions).items()}
                 figures = found[f"batch_{size}"]
                 for name in sides:
                     figures[f"{task}_patches_per_second{'' if name == 'ours' else f'_{name}'}"] = size / seconds[name]
                     if name != "ours":
                         figures[f"{task}_vs_{name}"] = seconds[name] / seconds["ours"]
-                figures[f"{task}_repetitions"] = count
+                figures[f"{task}_turns"] = repetitions
                 figures[f"{task}_layout_conv2d"] = layout
                 if backend:
                     figures[f"{task}_backend_keras"] = f"{backend}, keras {keras[backend].version}"
@@ -232,7 +257,9 @@ def train_and_tell_memory(batch_size: int) -> None:
     step = in_torch(build_classifier(ClassifierParameters(variant="exact")), batch_size, "float32", "training")
     for _ in range(3):
         step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # The kernel's own count: getrusage's would be at least that of the process that started this one.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(int(status["VmHWM"].split()[0]) / 1024)
 
 
 def axis_of(edge: int, kernel: int, stride: int) -> Axis:
@@ -257,7 +284,7 @@ def roofline(batch_size: int, seconds_of_step: float, repetitions: int) -> dict[
         pairs = (batch_size // 2, channels)
         long = torch.rand(*pairs, axis.points, axis.points, dtype=torch.complex64)
         short = torch.rand(*pairs, axis.points // stride, axis.points // stride, dtype=torch.complex64)
-        spectra += [(long, short)]
+        spectra.append((long, short))
 
     def transforms() -> None:
         for long, short in spectra:
