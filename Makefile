@@ -78,6 +78,7 @@ bench: $(READY) ## Measure speed, side by side and as a user meets it (an hour);
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --require-hashes --requirement requirements-bench.txt
 	$(BIN)/python -m benchmarks.large_kernel
 	$(BIN)/python -m benchmarks.detector
+	$(BIN)/python -m benchmarks.allocator
 	$(BIN)/python -m benchmarks.locator
 	$(BIN)/python -m benchmarks.server
 	$(BIN)/python -m benchmarks.pipeline

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.large_kernel import cpu_model
+from mammo_ml.allocator import keep_freed_memory
 from mammo_ml.datasets import phantom
 from mammo_ml.errors import BadInputError
 from mammo_ml.imaging.breast import CANONICAL_SPACING_MM, breast_mask, chest_wall_side
@@ -35,7 +36,10 @@ from mammo_ml.locator_bundle import locator_of, open_bundle
 from mammo_ml.prediction import FilmDetectionParameters, _tiles, classify_tiles, detect_on_films
 
 COLD_START = """
-import resource, sys, torch
+import resource, sys
+from mammo_ml.allocator import keep_freed_memory
+keep_freed_memory()
+import torch
 from dataclasses import replace
 from pathlib import Path
 torch.set_num_threads(int(sys.argv[3]))
@@ -130,6 +134,7 @@ def films_in(folder: Path, n: int, scratch: Path) -> list[Path]:
 
 def main() -> None:
     """Measure and write the report."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("data/finalize_locator"), help="bundle of a locator")
     parser.add_argument("--folder", type=Path, default=Path("data/ingest"), help="films of 0.2 mm (PGM); else phantoms")

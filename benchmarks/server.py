@@ -23,6 +23,7 @@ import uvicorn
 
 from benchmarks.large_kernel import cpu_model
 from benchmarks.locator import films_in, quantile
+from mammo_ml.allocator import keep_freed_memory
 from mammo_ml.locator_bundle import open_bundle
 from mammo_ml.models.bundle import read_bundle
 from mammo_ml.web.app import Service, create_app
@@ -79,6 +80,7 @@ def measure(port: int, films: list[bytes], clients: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure and write the report."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--locator", type=Path, default=Path("data/finalize_locator"), help="bundle of a locator")
     parser.add_argument("--classifier", type=Path, default=Path("data/finalize_classifier"), help="and of a classifier")

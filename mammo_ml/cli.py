@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mammo_ml import cli_dataset, cli_external, cli_feedback, cli_films
+from mammo_ml.allocator import keep_freed_memory
 from mammo_ml.cli_common import Workspace, errors_for_people, print_table, store_errors_for_people
 from mammo_ml.errors import MammoError
 
@@ -22,6 +23,12 @@ app.add_typer(cli_dataset.app, name="dataset")
 Model = Annotated[str, typer.Argument(metavar="NAME", help="mammo-classifier, mammo-detector or mammo-locator.")]
 
 REFERENCE_HELP = "Which version: NAME@champion, NAME@challenger or NAME/VERSION."
+
+
+@app.callback()
+def before_any_command() -> None:
+    """Set the process up, whatever is asked of it."""
+    keep_freed_memory()
 
 
 @app.command()

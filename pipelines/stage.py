@@ -23,6 +23,7 @@ import yaml
 from tqdm import tqdm
 
 from mammo_ml import tracking
+from mammo_ml.allocator import keep_freed_memory
 from mammo_ml.errors import MammoError, raise_if_any
 from mammo_ml.parameters import Parameters, read_section, read_yaml
 from pipelines.dependencies import ITEM, modules_of
@@ -133,6 +134,7 @@ def bar(total: int, what: str, unit: str = "sample") -> Iterator[Callable[[int],
 def main(stage: Callable[[], None]) -> None:
     """Run a stage: its inputs are looked at first, it ends with its DVC, and an error is told without a traceback."""
     die_with_dvc()
+    keep_freed_memory()
     try:
         _top_keys()
         check_inputs(_declared("deps"))
