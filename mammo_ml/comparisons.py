@@ -38,16 +38,25 @@ class Comparison(Parameters):
     folds_seed: int = Field(ge=0, description="seed of the development folds")
     resamples: int = Field(ge=100, description="resamples of the women behind each interval")
     reference: str = Field(description="the configuration the others are compared with")
+    references: dict[str, str] = Field(
+        default={}, description="by name: the configuration that one is compared with instead of `reference`"
+    )
     common: dict[str, Any] = Field(description="the recipe, as the model's training section of the project's params")
     configurations: dict[str, dict[str, Any]] = Field(
         min_length=1, description="by name: the keys of the recipe that differ from `common`"
     )
 
     @model_validator(mode="after")
-    def _reference_is_one_of_them(self) -> Self:
-        if self.reference not in self.configurations:
-            raise ValueError(f"reference {self.reference!r} is none of {', '.join(self.configurations)}")
+    def _references_are_among_them(self) -> Self:
+        for name in (self.reference, *self.references, *self.references.values()):
+            if name not in self.configurations:
+                raise ValueError(f"reference {name!r} is none of {', '.join(self.configurations)}")
         return self
+
+    @property
+    def compared_with(self) -> dict[str, str]:
+        """The reference of each configuration, its own where it has one."""
+        return dict.fromkeys(self.configurations, self.reference) | self.references
 
     def _recipe(self, kind: type[R], section: str, configuration: str, seed: int) -> R:
         where = f"{section}, configuration {configuration!r}"
@@ -134,20 +143,24 @@ def mean_over_seeds(of_seeds: Sequence[Judged], shown: Sequence[str]) -> Callabl
 
 
 def compared(
-    configurations: Mapping[str, Sequence[Judged]], reference: str, shown: Sequence[str], resamples: int, seed: int
+    configurations: Mapping[str, Sequence[Judged]],
+    references: Mapping[str, str],
+    shown: Sequence[str],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Figures]:
-    """Figures of each configuration with intervals, and its differences to the reference.
+    """Figures of each configuration with intervals, and its differences to its reference.
 
     Args:
         configurations: by name, what each seed's model said, all of the same items.
-        reference: the one the others are compared with.
+        references: by name, the one it is compared with; itself where it is with none.
         shown: names of the figures.
         resamples: of the women, behind each interval.
         seed: of the resampling.
 
     Returns:
         By configuration: each figure m of `shown` with m_lo and m_hi (95 %), the lowest and highest of a single seed
-        as m_seed_min and m_seed_max, and, but for the reference, m_gain with m_gain_lo and m_gain_hi.
+        as m_seed_min and m_seed_max, and, but for a reference, m_gain with m_gain_lo and m_gain_hi.
 
     Raises:
         BadInputError: when two configurations were judged on different women.
@@ -163,8 +176,8 @@ def compared(
             values = [one[key] for one in alone]
             figures |= {key: point, f"{key}_lo": bounds[key][0], f"{key}_hi": bounds[key][1]}
             figures |= {f"{key}_seed_min": min(values), f"{key}_seed_max": max(values)}
-        if name != reference:
-            rest = configurations[reference]
+        if name != references[name]:
+            rest = configurations[references[name]]
             others = mean_over_seeds(rest, shown)
             gains = paired_difference(statistic, others, women, resamples, seed, rest[0].patient_ids)
             for key, gain in gains.items():

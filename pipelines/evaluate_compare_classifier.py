@@ -1,4 +1,4 @@
-"""Figures of each configuration of the classifier, the mean over its seeds, and its paired gain over the reference."""
+"""Figures of each configuration of the classifier, the mean over its seeds, and its paired gain over its reference."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ def evaluate_compare_classifier() -> None:
         name: [_judged(part) for _, part in pd.read_csv(paths.predicted / f"{name}.csv").groupby("seed")]
         for name in asked.configurations
     }
-    found = compared(judged, asked.reference, SHOWN_OF_PATCHES, asked.resamples, asked.folds_seed)
+    found = compared(judged, asked.compared_with, SHOWN_OF_PATCHES, asked.resamples, asked.folds_seed)
     for name, figures in found.items():
         write_metrics({"by_patient": figures}, paths.out / name / "metrics.json")
 

@@ -1,4 +1,4 @@
-"""Figures of each configuration of the detector, the mean over its seeds, and its paired gain over the reference."""
+"""Figures of each configuration of the detector, the mean over its seeds, and its paired gain over its reference."""
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ def evaluate_compare_detector() -> None:
         found = pd.read_csv(paths.predicted / f"{name}.csv")
         found = found[found["film_id"].isin(films["film_id"])].rename(columns={"film_id": "item"})
         matched[name] = [match_detections(part, truth, films, "films") for _, part in found.groupby("seed")]
-    by_configuration = compared(matched, asked.reference, SHOWN_OF_FILMS, asked.resamples, asked.folds_seed)
+    by_configuration = compared(matched, asked.compared_with, SHOWN_OF_FILMS, asked.resamples, asked.folds_seed)
     for name, figures in by_configuration.items():
         write_metrics({"films_by_patient": figures}, paths.out / name / "metrics.json")
 

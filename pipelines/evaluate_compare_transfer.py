@@ -46,7 +46,8 @@ def evaluate_compare_transfer() -> None:
                 random_boxes(films, lesions, BOXES_OF_RANDOM, asked.folds_seed), lesions, films, "films"
             ).figures()
             baseline = {f"{figure}_baseline": knows_nothing[figure] for figure in SHOWN}
-            for name, own in compared(matched, asked.reference, SHOWN, asked.resamples, asked.folds_seed).items():
+            references = dict.fromkeys(matched, asked.reference)
+            for name, own in compared(matched, references, SHOWN, asked.resamples, asked.folds_seed).items():
                 metrics[name][dataset] = own | baseline
             advance(1)
     for name, by_set in metrics.items():

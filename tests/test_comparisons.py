@@ -30,6 +30,8 @@ COMMON = {
         "seed": 1,
     },
 }
+BOTH = {"plain": "plain", "other": "plain"}
+"""Each configuration's reference."""
 ASKED = {"seeds": [1, 2], "folds_seed": 20, "resamples": 100, "reference": "plain", "common": COMMON}
 
 
@@ -88,6 +90,20 @@ def test_a_reference_that_is_not_listed_is_refused() -> None:
         DetectorComparison.model_validate(ASKED | {"reference": "other", "configurations": {"plain": {}}})
 
 
+def test_a_configuration_may_have_a_reference_of_its_own() -> None:
+    configurations = {"plain": {}, "slow": {}, "slower": {}}
+    asked = DetectorComparison.model_validate(
+        ASKED | {"configurations": configurations, "references": {"slower": "slow"}}
+    )
+    assert asked.compared_with == {"plain": "plain", "slow": "plain", "slower": "slow"}
+    judged = {"plain": [found_by(0.5, 1)], "slow": [found_by(0.25, 1)], "slower": [found_by(0.75, 1)]}
+    found = compared(judged, asked.compared_with, SHOWN, resamples=100, seed=1)
+    assert found["slow"]["froc_mean_gain"] == pytest.approx(-0.25)
+    assert found["slower"]["froc_mean_gain"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="reference 'fast' is none of plain, slow, slower"):
+        DetectorComparison.model_validate(ASKED | {"configurations": configurations, "references": {"slow": "fast"}})
+
+
 def test_a_figure_is_the_mean_over_seeds() -> None:
     matched = [found_by(0.25, seed=1), found_by(0.75, seed=2)]
     assert mean_over_seeds(matched, SHOWN)(np.ones(40))["froc_mean"] == pytest.approx(0.5)
@@ -95,8 +111,8 @@ def test_a_figure_is_the_mean_over_seeds() -> None:
 
 def test_a_gain_is_paired_and_has_an_interval_that_holds_it() -> None:
     half, most = [found_by(0.5, 1), found_by(0.5, 2)], [found_by(0.9, 1), found_by(0.9, 2)]
-    found = compared({"plain": half, "better": most}, "plain", SHOWN, resamples=200, seed=1)
-    better = found["better"]
+    found = compared({"plain": half, "other": most}, BOTH, SHOWN, resamples=200, seed=1)
+    better = found["other"]
     assert better["froc_mean_gain"] == pytest.approx(0.4)
     assert 0 < better["froc_mean_gain_lo"] < 0.4 < better["froc_mean_gain_hi"]
     # the same lesions, drawn with the same seeds: what both find cancels out
@@ -107,13 +123,13 @@ def test_a_gain_is_paired_and_has_an_interval_that_holds_it() -> None:
 
 
 def test_the_spread_of_the_seeds_is_shown() -> None:
-    found = compared({"plain": [found_by(0.25, 1), found_by(0.75, 2)]}, "plain", SHOWN, resamples=100, seed=1)["plain"]
+    found = compared({"plain": [found_by(0.25, 1), found_by(0.75, 2)]}, {"plain": "plain"}, SHOWN, 100, seed=1)["plain"]
     assert (found["froc_mean_seed_min"], found["froc_mean_seed_max"]) == pytest.approx((0.25, 0.75))
 
 
 def test_models_judged_on_different_women_are_refused() -> None:
     with pytest.raises(BadInputError, match="judged on different women"):
-        compared({"plain": [found_by(0.5, 1)], "other": [found_by(0.5, 1, women=39)]}, "plain", SHOWN, 100, 1)
+        compared({"plain": [found_by(0.5, 1)], "other": [found_by(0.5, 1, women=39)]}, BOTH, SHOWN, 100, 1)
 
 
 def test_classifiers_are_compared_the_same_way() -> None:
@@ -124,6 +140,6 @@ def test_classifiers_are_compared_the_same_way() -> None:
     labels, women = np.arange(60) % 3, [f"w{n // 3}" for n in range(60)]
     coin = JudgedPatches(np.full((60, 3), 1 / 3), labels, women)
     perfect = JudgedPatches(np.eye(3)[labels], labels, women)
-    found = compared({"plain": [coin], "better": [perfect]}, "plain", SHOWN_OF_PATCHES, resamples=100, seed=1)
-    assert found["better"]["auc_macro_gain"] == found["better"]["auc_macro_gain_lo"] == 0.5
+    found = compared({"plain": [coin], "other": [perfect]}, BOTH, SHOWN_OF_PATCHES, resamples=100, seed=1)
+    assert found["other"]["auc_macro_gain"] == found["other"]["auc_macro_gain_lo"] == 0.5
     assert found["plain"]["auc_benign_vs_malignant"] == 0.5
