@@ -32,7 +32,7 @@ class Recipe(Parameters):
         homes = self._homes(keys)
         return {key: getattr(getattr(self, homes[key]), key) for key in keys}
 
-    def with_values(self, values: Values) -> Self:
+    def with_values(self, values: Mapping[str, object]) -> Self:
         """The same recipe with these keys set, checked like any other value.
 
         Raises:
