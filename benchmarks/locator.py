@@ -33,7 +33,7 @@ from mammo_ml.imaging.canonical import CanonicalFilm, eight_bits, to_canonical
 from mammo_ml.imaging.readers import Film, read_film, write_pgm
 from mammo_ml.locator import Locator, boxes_in_tiles
 from mammo_ml.locator_bundle import locator_of, open_bundle
-from mammo_ml.prediction import FilmDetectionParameters, _tiles, classify_tiles, detect_on_films
+from mammo_ml.prediction import FilmDetectionParameters, classify_tiles, detect_on_films, tiles_of_film
 
 COLD_START = """
 import resource, sys
@@ -74,7 +74,7 @@ def one_film(locator: Locator, path: Path) -> tuple[dict[str, float], int, int]:
     looking = FilmDetectionParameters(tiles=locator.tiles, merge=locator.merge)
     own = locator.tiles.model_copy(update={"input_px": locator.classifier_px})
     film = canonical(film_of(path))
-    windows = _tiles(film, locator.tiles)
+    windows = tiles_of_film(film, locator.tiles)
     cascade, located = timed(lambda: locator.locate(film_of(path)))
     everywhere, _ = timed(lambda: detect_on_films(locator.detector, [canonical(film_of(path))], looking))
     classifier, _ = timed(lambda: classify_tiles(locator.classifier, film, own))

@@ -42,18 +42,11 @@ def score(predictions: Predictions, benchmark: Benchmark) -> evaluation.Figures:
         figures["auc_macro_fold_mean"] = evaluation.fold_mean_auc(predictions.patches)
     if len(predictions.films):
         figures |= evaluation.evaluate_films(predictions.films, INTERVALS)
-        shares = _shares_outside(benchmark)
+        facts = benchmark.facts_of(benchmark.films["film_id"])
+        tested = {int(fold): (facts["fold"] == fold).to_numpy(dtype=bool) for fold in facts["fold"].dropna().unique()}
+        shares = evaluation.shares_outside(facts["label"], tested)
         figures |= evaluation.evaluate_film_decisions(predictions.films, shares, INTERVALS)
     return figures
-
-
-def _shares_outside(benchmark: Benchmark) -> dict[int, Floats]:
-    """The classes' shares (3,) among the films of the women outside each fold."""
-    facts = benchmark.facts_of(benchmark.films["film_id"])
-    return {
-        int(fold): evaluation.class_shares(facts.loc[facts["fold"] != fold, "label"])
-        for fold in facts["fold"].dropna().unique()
-    }
 
 
 def _score_detections(predictions: Predictions, benchmark: Benchmark) -> evaluation.Figures:

@@ -143,6 +143,19 @@ def class_shares(labels: pd.Series) -> NDArray[np.float64]:
     return np.asarray(counts / counts.sum(), dtype=np.float64)
 
 
+def shares_outside(labels: pd.Series, tested: Mapping[int, NDArray[np.bool_]]) -> dict[int, NDArray[np.float64]]:
+    """The classes' shares (3,) among the films outside each fold: those (N,) its model may have learned from.
+
+    Args:
+        labels: (N,), of all films.
+        tested: by fold, which films (N,) are of its women.
+
+    Raises:
+        BadInputError: as of `class_shares`.
+    """
+    return {fold: class_shares(labels[~own]) for fold, own in tested.items()}
+
+
 def fold_mean_auc(patches: pd.DataFrame) -> float:
     """Mean over folds of `auc_macro` within each, which needs no calibration across folds."""
     folds = [auc_macro(_probabilities(part), _classes(part["label"])) for _, part in patches.groupby("fold")]

@@ -26,12 +26,12 @@ from mammo_ml.models.ssd import LesionSSD
 from mammo_ml.prediction import (
     DETECTION_COLUMNS,
     MergeParameters,
-    _merge,
-    _out_of_window,
-    _prepare,
-    _tiles,
     calibrated,
     classify_tiles,
+    kept_by_suppression,
+    out_of_window,
+    prepared_film,
+    tiles_of_film,
 )
 
 LOWEST_SCORE = 0.01
@@ -107,13 +107,13 @@ class Locator:
         """
         if film.pixel_spacing_mm is None:
             raise BadInputError(name, ["its pixel spacing is not known"], "Give the edge of a pixel in mm.")
-        return self.locate_canonical(_prepare(name, film))
+        return self.locate_canonical(prepared_film(name, film))
 
     def locate_canonical(self, film: CanonicalFilm) -> Located:
         """The same for a film that was brought to canonical form; boxes are in px of its file all the same."""
         own = self.tiles.model_copy(update={"input_px": self.classifier_px})
         tiles = searched_at(calibrated(classify_tiles(self.classifier, film, own), self.calibration.tiles), self)
-        windows = _tiles(film, self.tiles)[tiles["searched"].to_numpy()]
+        windows = tiles_of_film(film, self.tiles)[tiles["searched"].to_numpy()]
         found = pd.concat([_no_boxes(), *boxes_in_tiles(self.detector, film, windows, self.tiles.input_px, self.merge)])
         boxes = merged(found, self.merge)
         boxes[BOX_COLUMNS] = film.transform.boxes_to_film(boxes[BOX_COLUMNS].to_numpy(dtype=np.float64))
@@ -133,12 +133,12 @@ def boxes_in_tiles(
 ) -> list[pd.DataFrame]:
     """What the detector finds in each window (T, 4) of a film, not merged: x1 … y2 (canonical px), p_*."""
     found = detect(detector, crop(film.pixels, windows, input_px), merge.nms_iou, merge.max_per_tile)
-    return [_out_of_window(table, window, input_px) for table, window in zip(found, windows, strict=True)]
+    return [out_of_window(table, window, input_px) for table, window in zip(found, windows, strict=True)]
 
 
 def merged(boxes: pd.DataFrame, merge: MergeParameters) -> pd.DataFrame:
     """The boxes of one film that are left of those of its tiles, best first."""
-    return boxes.iloc[_merge(boxes, merge)].reset_index(drop=True)
+    return boxes.iloc[kept_by_suppression(boxes, merge)].reset_index(drop=True)
 
 
 def _no_boxes() -> pd.DataFrame:

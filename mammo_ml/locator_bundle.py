@@ -196,10 +196,10 @@ def answer(bundle: Bundle, films: pd.DataFrame) -> pd.DataFrame:
     if not isinstance(bundle.config, LocatorConfig):
         return predict_with_bundle(bundle, films)
     from mammo_ml.locator import LOCATED_COLUMNS
-    from mammo_ml.prediction import _decoded
+    from mammo_ml.prediction import decoded_contents
 
     found = [table_of(name, one) for name, one in locate_films(bundle, films).items()]
-    seen = {name: bundle.seen_in_training(sha256(data).hexdigest()) for name, data in _decoded(films).items()}
+    seen = {name: bundle.seen_in_training(sha256(data).hexdigest()) for name, data in decoded_contents(films).items()}
     table = pd.concat(found, ignore_index=True).astype({"film_id": "str"} | dict.fromkeys(LOCATED_COLUMNS, "float64"))
     return table.assign(seen_in_training=table["film_id"].map(seen).astype(bool))
 
@@ -210,13 +210,13 @@ def locate_films(bundle: Bundle, films: pd.DataFrame) -> dict[str, "Located"]:
     Raises:
         BadInputError, MammoError: as `predict_with_bundle` does.
     """
-    from mammo_ml.prediction import _decoded, _parsed
+    from mammo_ml.prediction import decoded_contents, parsed_films
 
     raise_if_any("films to answer", ["there is no film"] if films.empty else [])
     twice = films["film_id"][films["film_id"].duplicated()].unique()
     raise_if_any("films to answer", [f"film {name} is there twice" for name in twice], "Give each film its own name.")
     locator = locator_of(bundle)
-    parsed = _parsed(films, _decoded(films))
+    parsed = parsed_films(films, decoded_contents(films))
     return {name: locator.locate(film, f"film {name}") for name, film in parsed.items()}
 
 

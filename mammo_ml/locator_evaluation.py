@@ -27,7 +27,7 @@ from mammo_ml.metrics.resampling import resample_women
 from mammo_ml.models.ssd import LesionSSD
 from mammo_ml.multiply_adds import TileCosts
 from mammo_ml.parameters import Parameters
-from mammo_ml.prediction import FilmDetectionParameters, MergeParameters, _tiles
+from mammo_ml.prediction import FilmDetectionParameters, MergeParameters, tiles_of_film
 from mammo_ml.truth import CIRCLE
 
 TILES_FILE, BOXES_FILE, FITTED_FILE = "tiles.csv", "boxes.csv", "locator.json"
@@ -108,7 +108,7 @@ def search(
     Raises:
         BadInputError: when the classifier looked at other tiles.
     """
-    windows = _tiles(film, looking.tiles)
+    windows = tiles_of_film(film, looking.tiles)
     seen, places = classified[BOX_COLUMNS].to_numpy(dtype=np.float64), film.transform.boxes_to_film(windows)
     same = seen.shape == places.shape and np.allclose(seen, places)
     raise_if_any(

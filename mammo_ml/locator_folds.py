@@ -31,7 +31,7 @@ def fold_of_film(workspace: Path, sha256: str) -> int | None:
         BadInputError: naming the outputs of the pipeline that are missing.
     """
     catalog, split = workspace / "data/catalog/films.csv", workspace / "data/split/folds.csv"
-    _check_there([catalog, split])
+    check_there([catalog, split])
     films, folds = read_table(catalog, FILMS), read_folds(split)
     women = films.loc[films["sha256"] == sha256, "patient_id"]
     found = folds.loc[folds["patient_id"].isin(women), "fold"]
@@ -50,7 +50,7 @@ def locator_of_fold(workspace: Path, fold: int) -> Locator:
         "detector": (data / "tune_detector" / own / "best.json", data / "train_detector" / own),
     }
     notes = data / "predict_locator" / own / FITTED_FILE
-    _check_there([notes, *(path for pair in files.values() for path in pair)])
+    check_there([notes, *(path for pair in files.values() for path in pair)])
     fitted = json.loads(notes.read_text(encoding="utf-8"))
     params = workspace / "params.yaml"
     looking = read_section(params, "predict_detector", FilmDetectionParameters)
@@ -72,5 +72,6 @@ def locator_of_fold(workspace: Path, fold: int) -> Locator:
     )
 
 
-def _check_there(paths: list[Path]) -> None:
+def check_there(paths: list[Path]) -> None:
+    """Raise BadInputError, naming every path that is missing and the command that makes it."""
     raise_if_any("models of the folds", [f"{path} is missing" for path in paths if not path.exists()], REMEDY)

@@ -60,7 +60,7 @@ class FilmDetectionParameters(Parameters):
 
 def classify_tiles(model: nn.Module, film: CanonicalFilm, tiles: TileParameters) -> pd.DataFrame:
     """Class probabilities of every tile of a film: film_id, x1 … y2 (film file px), p_normal, p_benign, p_malignant."""
-    windows = _tiles(film, tiles)
+    windows = tiles_of_film(film, tiles)
     probabilities = predict_probabilities(model, crop(film.pixels, windows, tiles.input_px))
     table = pd.DataFrame(film.transform.boxes_to_film(windows), columns=BOX_COLUMNS)
     table[PROBABILITY_COLUMNS] = probabilities
@@ -68,7 +68,12 @@ def classify_tiles(model: nn.Module, film: CanonicalFilm, tiles: TileParameters)
     return table
 
 
-def _tiles(film: CanonicalFilm, tiles: TileParameters) -> bx.Boxes:
+def tiles_of_film(film: CanonicalFilm, tiles: TileParameters) -> bx.Boxes:
+    """Tiles (T, 4) on a film's breast, in px of the canonical film.
+
+    Raises:
+        BadInputError: naming the film, when it is smaller than a tile.
+    """
     try:
         return breast_tiles(film.mask, tiles)
     except BadInputError as error:
@@ -109,12 +114,12 @@ def detect_on_films(model: LesionSSD, films: Iterable[CanonicalFilm], looking: F
 def _detect_on_film(
     model: LesionSSD, film: CanonicalFilm, tiles: TileParameters, merge: MergeParameters
 ) -> pd.DataFrame:
-    windows = _tiles(film, tiles)
+    windows = tiles_of_film(film, tiles)
     found = detect(model, crop(film.pixels, windows, tiles.input_px), merge.nms_iou, merge.max_per_tile)
     on_film = pd.concat(
-        [_out_of_window(table, window, tiles.input_px) for table, window in zip(found, windows, strict=True)]
+        [out_of_window(table, window, tiles.input_px) for table, window in zip(found, windows, strict=True)]
     )
-    best = on_film.iloc[_merge(on_film, merge)].reset_index(drop=True)
+    best = on_film.iloc[kept_by_suppression(on_film, merge)].reset_index(drop=True)
     best[BOX_COLUMNS] = film.transform.boxes_to_film(best[BOX_COLUMNS].to_numpy(dtype=np.float64))
     best.insert(0, "film_id", film.film_id)
     return best
@@ -141,7 +146,8 @@ def detect_on_cuts(
     return _stacked(tables, ["item", "film_id", "patient_id"])
 
 
-def _out_of_window(table: pd.DataFrame, window: NDArray[np.float64], input_px: int) -> pd.DataFrame:
+def out_of_window(table: pd.DataFrame, window: NDArray[np.float64], input_px: int) -> pd.DataFrame:
+    """Boxes found in a window (4,) that was brought to `input_px`, in px of what the window was cut from."""
     size = (window[2] - window[0]) / input_px
     boxes = bx.scale(table[BOX_COLUMNS].to_numpy(dtype=np.float64), size, size)
     return table.assign(**dict(zip(BOX_COLUMNS, bx.shift(boxes, window[0], window[1]).T, strict=True)))
@@ -155,7 +161,7 @@ def _stacked(tables: list[pd.DataFrame], names: list[str]) -> pd.DataFrame:
     return stacked[[*types]].astype(types)
 
 
-def _merge(table: pd.DataFrame, merge: MergeParameters) -> NDArray[np.int64]:
+def kept_by_suppression(table: pd.DataFrame, merge: MergeParameters) -> NDArray[np.int64]:
     """Rows to keep, by non-maximum suppression that ignores the class, best first."""
     boxes = torch.tensor(table[BOX_COLUMNS].to_numpy(dtype=np.float64))
     scores = torch.tensor((table["p_benign"] + table["p_malignant"]).to_numpy(dtype=np.float64))
@@ -194,17 +200,22 @@ def predict_with_bundle(bundle: Bundle, films: pd.DataFrame) -> pd.DataFrame:
         BadInputError: naming every film that cannot be read, whose spacing is unknown, or whose name is there twice.
         MammoError: naming the film on which no breast is found.
     """
-    answer = _classify_with if bundle.config.kind == "classifier" else _detect_with
+    answer = classify_films_with if bundle.config.kind == "classifier" else _detect_with
     raise_if_any("films to answer", ["there is no film"] if films.empty else [])
     twice = films["film_id"][films["film_id"].duplicated()].unique()
     raise_if_any("films to answer", [f"film {name} is there twice" for name in twice], "Give each film its own name.")
-    contents = _decoded(films)
+    contents = decoded_contents(films)
     seen = {name: bundle.seen_in_training(sha256(content).hexdigest()) for name, content in contents.items()}
-    table = answer(bundle, [_prepare(name, film) for name, film in _parsed(films, contents).items()])
+    table = answer(bundle, [prepared_film(name, film) for name, film in parsed_films(films, contents).items()])
     return table.assign(seen_in_training=table["film_id"].map(seen).astype(bool))
 
 
-def _decoded(films: pd.DataFrame) -> dict[str, bytes]:
+def decoded_contents(films: pd.DataFrame) -> dict[str, bytes]:
+    """Bytes of each film's file by name, from the base64 in column `image`.
+
+    Raises:
+        BadInputError: naming every film whose image is not base64.
+    """
     contents, problems = dict[str, bytes](), []
     for row in rows(films):
         try:
@@ -215,13 +226,17 @@ def _decoded(films: pd.DataFrame) -> dict[str, bytes]:
     return contents
 
 
-def _parsed(films: pd.DataFrame, contents: Mapping[str, bytes]) -> dict[str, Film]:
-    """Films by name, each with its pixel spacing."""
+def parsed_films(films: pd.DataFrame, contents: Mapping[str, bytes]) -> dict[str, Film]:
+    """Films by name, each with its pixel spacing.
+
+    Raises:
+        BadInputError: naming every film that cannot be read or has no spacing that makes a film of it.
+    """
     found, problems = dict[str, Film](), []
     for row in rows(films):
         try:
             film = parse_film(contents[row.film_id], f"film {row.film_id}")
-            spacing = _spacing(film, contents[row.film_id], getattr(row, "pixel_spacing_mm", None))
+            spacing = spacing_of(film, contents[row.film_id], getattr(row, "pixel_spacing_mm", None))
             found[row.film_id] = replace(film, pixel_spacing_mm=spacing)
         except BadInputError as error:
             problems += error.problems
@@ -231,7 +246,7 @@ def _parsed(films: pd.DataFrame, contents: Mapping[str, bytes]) -> dict[str, Fil
     return found
 
 
-def _spacing(film: Film, content: bytes, told: float | None) -> float:
+def spacing_of(film: Film, content: bytes, told: float | None) -> float:
     """Edge of a pixel in mm; raises ValueError where it is unknown or makes no film of it."""
     height, width = film.pixels.shape
     mini_mias = content.startswith(b"P5") and film.pixels.shape == MINI_MIAS_SHAPE and film.max_value == 255
@@ -250,7 +265,8 @@ def _spacing(film: Film, content: bytes, told: float | None) -> float:
     return spacing
 
 
-def _prepare(film_id: str, film: Film) -> CanonicalFilm:
+def prepared_film(film_id: str, film: Film) -> CanonicalFilm:
+    """A film as models see it; raises MammoError naming the film where no breast is found."""
     try:
         side = chest_wall_side(breast_mask(eight_bits(film)))
     except MammoError as error:
@@ -258,13 +274,15 @@ def _prepare(film_id: str, film: Film) -> CanonicalFilm:
     return to_canonical(film_id, film, side, film.pixel_spacing_mm)
 
 
-def _tiles_of(bundle: Bundle) -> TileParameters:
+def tiles_of_bundle(bundle: Bundle) -> TileParameters:
+    """How a bundle's model looks at films."""
     return TileParameters(**bundle.config.preprocessing.model_dump(exclude={"pixel_spacing_mm"}))
 
 
-def _classify_with(bundle: Bundle, films: list[CanonicalFilm]) -> pd.DataFrame:
+def classify_films_with(bundle: Bundle, films: list[CanonicalFilm]) -> pd.DataFrame:
+    """Calibrated class probabilities of each film: film_id, p_normal, p_benign, p_malignant."""
     model = bundle.load_into(build_classifier(ClassifierParameters(**bundle.config.network)))
-    tiles = [classify_tiles(model, film, _tiles_of(bundle)) for film in films]
+    tiles = [classify_tiles(model, film, tiles_of_bundle(bundle)) for film in films]
     table = aggregate(pd.concat(tiles, ignore_index=True), bundle.config.aggregation["how"])
     scaling = VectorScaling.from_dict(bundle.config.calibration["films"])
     return calibrated(table, scaling)[["film_id", *PROBABILITY_COLUMNS]]
@@ -273,4 +291,4 @@ def _classify_with(bundle: Bundle, films: list[CanonicalFilm]) -> pd.DataFrame:
 def _detect_with(bundle: Bundle, films: list[CanonicalFilm]) -> pd.DataFrame:
     model = bundle.load_into(build_detector(SsdParameters(**bundle.config.network)))
     merge = MergeParameters(**bundle.config.aggregation)
-    return detect_on_films(model, films, FilmDetectionParameters(tiles=_tiles_of(bundle), merge=merge))
+    return detect_on_films(model, films, FilmDetectionParameters(tiles=tiles_of_bundle(bundle), merge=merge))

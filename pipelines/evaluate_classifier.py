@@ -5,7 +5,6 @@ import argparse
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from mammo_ml import evaluation, figures
 from mammo_ml.cutting import PatchSet
@@ -38,7 +37,10 @@ def evaluate_classifier() -> None:
     honest = evaluation.evaluate_patches(patches, parameters) | evaluation.evaluate_films(films, parameters)
     honest["auc_macro_fold_mean"] = evaluation.fold_mean_auc(patches)
     films_table = read_table(paths.catalog / "films.csv", FILMS)
-    honest |= evaluation.evaluate_film_decisions(films, _shares_outside(films_table, folds), parameters)
+    women = films_table["patient_id"]
+    tested = {fold: np.asarray(roles_of(folds, women, fold) == "test") for fold in stage.folds()}
+    shares = evaluation.shares_outside(films_table["label"], tested)
+    honest |= evaluation.evaluate_film_decisions(films, shares, parameters)
     nothing = _logistic(patch_set, films_table, folds)
     metrics = {
         "by_patient": honest,
@@ -63,12 +65,6 @@ def evaluate_classifier() -> None:
     _draw(patches, films, paths)
     save_figure(_gallery(patches, patch_set), paths.gallery / "best_and_worst.png")
     record_and_register("classifier", parameters, paths)
-
-
-def _shares_outside(films: pd.DataFrame, folds: pd.DataFrame) -> dict[int, NDArray[np.float64]]:
-    """The classes' shares (3,) among the films of the women outside each fold."""
-    tested = {fold: np.asarray(roles_of(folds, films["patient_id"], fold) == "test") for fold in stage.folds()}
-    return {fold: evaluation.class_shares(films.loc[~own, "label"]) for fold, own in tested.items()}
 
 
 def _logistic(patch_set: PatchSet, films: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from mammo_ml.models.bundle import FILM_COLUMNS, Bundle, BundleConfig, Preproces
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import SsdParameters, build_detector
 from mammo_ml.prediction import predict_with_bundle
-from mammo_ml.registry.registration import _version_tags
+from mammo_ml.registry.registration import version_tags
 from mammo_ml.reporting.model_card import card
 
 PLAIN = Calibration(VectorScaling.identity(3), VectorScaling.identity(2), VectorScaling.identity(2))
@@ -159,7 +159,7 @@ def test_its_card_and_its_tags_say_what_it_is(folder: Path, parents: tuple[Bundl
     assert "P(abnormal) is at least 0" in text
     assert "sensitivity_lost" in text
     assert "cuts" not in text.partition("### Figures")[2].partition("###")[0].replace("a patch or a cut", "")
-    tags = _version_tags(config, {"films_by_patient": {"froc_mean": 0.5}}, "films_by_patient.froc_mean")
+    tags = version_tags(config, {"films_by_patient": {"froc_mean": 0.5}}, "films_by_patient.froc_mean")
     assert (tags["kind"], tags["protocol"], tags["primary"]) == ("locator", "films_by_patient", "0.5")
 
 

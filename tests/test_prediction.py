@@ -222,7 +222,7 @@ def prepared(monkeypatch):
         shown.extend(films)
         return pd.DataFrame({"film_id": [film.film_id for film in films]})
 
-    monkeypatch.setattr(prediction, "_classify_with", answer)
+    monkeypatch.setattr(prediction, "classify_films_with", answer)
     return shown
 
 

@@ -29,12 +29,12 @@ from mammo_ml.prediction import (
     Aggregation,
     FilmDetectionParameters,
     MergeParameters,
-    _prepare,
-    _tiles_of,
     aggregate,
     calibrated,
     classify_tiles,
     detect_on_films,
+    prepared_film,
+    tiles_of_bundle,
 )
 
 LOCATOR, DETECTOR, CLASSIFIER = "mammo-locator", "mammo-detector", "mammo-classifier"
@@ -161,10 +161,10 @@ def _look_of(bundle: Bundle) -> Look:
     if config.kind == "classifier":
         network = bundle.load_into(build_classifier(ClassifierParameters(**config.network)))
         scaling = VectorScaling.from_dict(config.calibration["films"])
-        return look_with_classifier(network, _tiles_of(bundle), config.aggregation["how"], scaling)
+        return look_with_classifier(network, tiles_of_bundle(bundle), config.aggregation["how"], scaling)
     detector = bundle.load_into(build_detector(SsdParameters(**config.network)))
     merge = MergeParameters(**config.aggregation)
-    return look_with_detector(detector, FilmDetectionParameters(tiles=_tiles_of(bundle), merge=merge))
+    return look_with_detector(detector, FilmDetectionParameters(tiles=tiles_of_bundle(bundle), merge=merge))
 
 
 # -------------------------------------------------------------------------------------------------------- the looking
@@ -189,7 +189,7 @@ def look_with_detector(detector: LesionSSD, looking: FilmDetectionParameters) ->
     """Look at films with a detector alone: the score of a box is p_benign + p_malignant, 1 - P(background)."""
 
     def look(film: Film, name: str) -> Lesions:
-        found = detect_on_films(detector, [_prepare(name, film)], looking)
+        found = detect_on_films(detector, [prepared_film(name, film)], looking)
         scores = found[["p_benign", "p_malignant"]].to_numpy(dtype=np.float64).sum(axis=1)
         return Lesions(p_abnormal=None, boxes=_boxes(found, scores), n_tiles=None, n_searched=None)
 
@@ -200,7 +200,7 @@ def look_with_classifier(network: nn.Module, tiles: TileParameters, how: Aggrega
     """Look at films with a classifier: tile by tile, then `how` makes a film's probabilities of its tiles'."""
 
     def look(film: Film, name: str) -> Classes:
-        table = calibrated(aggregate(classify_tiles(network, _prepare(name, film), tiles), how), scaling)
+        table = calibrated(aggregate(classify_tiles(network, prepared_film(name, film), tiles), how), scaling)
         p_normal, p_benign, p_malignant = (round(float(table[name].iloc[0]), PLACES) for name in PROBABILITY_COLUMNS)
         return Classes(p_normal=p_normal, p_benign=p_benign, p_malignant=p_malignant)
 

@@ -10,7 +10,7 @@ from mammo_ml.imaging.any_film import read_any
 from mammo_ml.imaging.dicom import is_dicom
 from mammo_ml.imaging.plausibility import not_a_mammogram, unlike_training
 from mammo_ml.imaging.readers import Film
-from mammo_ml.prediction import _spacing
+from mammo_ml.prediction import spacing_of
 
 _VIDEOS = ((4, b"ftyp", "an MP4 or QuickTime video"), (8, b"AVI ", "an AVI video"), (0, b"\x1aE\xdf\xa3", "a video"))
 SPACING_REMEDY = (
@@ -81,7 +81,7 @@ def film_spacing(film: Film, content: bytes, told: float | None, name: str) -> f
     """
     known = film.pixel_spacing_mm if film.pixel_spacing_mm is not None else told
     try:
-        return _spacing(film, content, known)
+        return spacing_of(film, content, known)
     except ValueError as error:
         if known is None:
             raise BadInputError(

@@ -24,7 +24,7 @@ from mammo_ml.classifier import ClassifierRecipe
 from mammo_ml.detector import DetectorRecipe
 from mammo_ml.errors import BadInputError
 from mammo_ml.imaging.patches import TileParameters
-from mammo_ml.locator_folds import _check_there, fold_of_film, locator_of_fold
+from mammo_ml.locator_folds import check_there, fold_of_film, locator_of_fold
 from mammo_ml.metrics.calibration import VectorScaling
 from mammo_ml.models.classifiers import build_classifier
 from mammo_ml.models.ssd import build_detector
@@ -121,7 +121,7 @@ def classifiers_of_folds(workspace: Path) -> FoldModels:
 def _checked(name: str, workspace: Path) -> FoldModels:
     data = workspace / "data"
     places = [data / "catalog" / "films.csv", data / "split" / "folds.csv", *(data / stage for stage in FILES[name])]
-    _check_there([workspace / "params.yaml", *places])
+    check_there([workspace / "params.yaml", *places])
     return FoldModels(workspace, name)
 
 
@@ -147,7 +147,7 @@ def _classifier(workspace: Path, fold: int) -> Look:
     network = build_classifier(recipe.network)
     load_weights(network, weights)
     notes = workspace / "data" / "predict_classifier" / f"fold_{fold}" / "calibration.json"
-    _check_there([notes])
+    check_there([notes])
     fitted = json.loads(notes.read_text(encoding="utf-8"))
     tiles = read_section(workspace / "params.yaml", "predict_classifier", TileParameters)
     return look_with_classifier(network, tiles, fitted["aggregation"], VectorScaling.from_dict(fitted["films"]))
@@ -157,7 +157,7 @@ def _of_fold(workspace: Path, kind: str, fold: int) -> tuple[Path, Path]:
     data = workspace / "data"
     best = data / f"tune_{kind}" / f"fold_{fold}" / "best.json"
     weights = data / f"train_{kind}" / f"fold_{fold}" / "weights.safetensors"
-    _check_there([best, weights])
+    check_there([best, weights])
     return best, weights
 
 

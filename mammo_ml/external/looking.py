@@ -28,7 +28,7 @@ from mammo_ml.imaging.readers import read_film
 from mammo_ml.metrics.calibration import VectorScaling
 from mammo_ml.models.bundle import Bundle
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
-from mammo_ml.prediction import _prepare
+from mammo_ml.prediction import prepared_film
 
 Patches = Callable[[CanonicalFilm, pd.DataFrame], list[dict[str, Any]]]
 
@@ -91,7 +91,7 @@ def _look(
 ) -> FilmRecord:
     try:
         film = replace(read_film(folder / row.path), pixel_spacing_mm=row.pixel_spacing_mm)
-        canonical = _prepare(row.film_id, film)
+        canonical = prepared_film(row.film_id, film)
         grey = [int(count) for count in grey_histogram(canonical)]
         own = [] if patches is None or lesions is None else patches(canonical, lesions)
         found = model.look(film, row.film_id)

@@ -75,7 +75,7 @@ def register(
     config = bundle.config
     _refuse_other_films(Store(workspace), name, config)
     metrics_text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
-    facts = _version_tags(config, metrics, (gate or GateParameters()).primary(config.kind)) | dict(tags or {})
+    facts = version_tags(config, metrics, (gate or GateParameters()).primary(config.kind)) | dict(tags or {})
     facts |= {
         "bundle_sha256": bundle.content_sha256,
         "metrics_sha256": hashlib.sha256(metrics_text.encode()).hexdigest(),
@@ -153,7 +153,8 @@ def _flag_text(flag: bool) -> str:
     return "true" if flag else "false"
 
 
-def _version_tags(config: BundleConfig, metrics: Mapping[str, Any], primary: str) -> dict[str, str]:
+def version_tags(config: BundleConfig, metrics: Mapping[str, Any], primary: str) -> dict[str, str]:
+    """Tags of a version that holds this bundle: what it is, and its primary figure with interval and baseline."""
     figures = flat_figures(metrics)
     shown = {suffix: figures.get(f"{primary}{suffix}") for suffix in ("", "_lo", "_hi", "_baseline")}
     return {

@@ -106,10 +106,10 @@ class ServedClassifier:
 
     def answer(self, film: CanonicalFilm) -> dict[str, float]:
         """Calibrated p_normal, p_benign and p_malignant of a film."""
-        from mammo_ml.prediction import _classify_with
+        from mammo_ml.prediction import classify_films_with
 
         with torch.inference_mode():
-            row = _classify_with(self.bundle, [film]).iloc[0]
+            row = classify_films_with(self.bundle, [film]).iloc[0]
         return {name: float(row[name]) for name in ("p_normal", "p_benign", "p_malignant")}
 
     def check(self) -> None:
