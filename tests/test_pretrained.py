@@ -91,7 +91,7 @@ def test_weights_too_large_to_ship_are_refused(tmp_path: Path):
 
 def test_the_package_ships_starters_and_they_are_small():
     assert {"detector_small", "classifier_compact"} <= set(STARTERS) <= set(MADE_BY)
-    assert sum(path.stat().st_size for path in STARTER_FOLDER.rglob("*") if path.is_file()) < 16_000_000
+    assert sum(path.stat().st_size for path in STARTER_FOLDER.rglob("*") if path.is_file()) < 17_000_000
 
 
 @pytest.mark.parametrize("name", STARTERS)
