@@ -137,6 +137,8 @@ class Augmented(NamedTuple):
     kept: list[Tensor] | None
 
 
+# A training in bfloat16 narrows its network, not the places of pixels and boxes.
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
 def augment(
     images: Tensor, boxes: Sequence[Tensor] | None, generator: torch.Generator, parameters: AugmentationParameters
 ) -> Augmented:

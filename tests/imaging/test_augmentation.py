@@ -250,3 +250,14 @@ def test_however_an_image_was_turned_it_comes_out_the_same_way_up():
 def test_an_even_image_stays_as_it_is():
     even = np.full((2, 4, 4), 7, dtype=np.uint8)
     np.testing.assert_array_equal(same_way_up(even), even)
+
+
+def test_a_training_in_bfloat16_sees_the_same_pictures_and_boxes():
+    images = torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    boxes = [torch.tensor([[10.3, 20.7, 40.1, 50.9]])] * 4
+    parameters = AugmentationParameters(strength=1.0, symmetries=True)
+    plain = augment(images, boxes, torch.Generator().manual_seed(2), parameters)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = augment(images, boxes, torch.Generator().manual_seed(2), parameters)
+    assert torch.equal(narrow.images, plain.images)
+    assert all(torch.equal(found, wanted) for found, wanted in zip(narrow.boxes, plain.boxes, strict=True))
