@@ -9,7 +9,7 @@ from mammo_ml.datasets.cbis_ddsm_split import PRETRAINING, women
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import SsdParameters, build_detector
-from mammo_ml.pretrained import STARTER_FOLDER, resolve, write_starter
+from mammo_ml.pretrained import LARGEST_BYTES, STARTER_FOLDER, resolve, write_starter
 from mammo_ml.training import save_weights
 from pipelines.studies.ship_starter import MADE_BY
 
@@ -84,13 +84,13 @@ def test_a_starter_if_there_is_any_is_the_starter_or_nothing():
 
 
 def test_weights_too_large_to_ship_are_refused(tmp_path: Path):
-    (tmp_path / "large.safetensors").write_bytes(b"0" * 6_000_001)
+    (tmp_path / "large.safetensors").write_bytes(b"0" * (LARGEST_BYTES + 1))
     with pytest.raises(MammoError, match="starters are small"):
         write_starter(tmp_path / "own", tmp_path / "large.safetensors", FILMS, ANCESTOR)
 
 
 def test_the_package_ships_starters_and_they_are_small():
-    assert {"detector_small", "classifier_compact"} <= set(STARTERS) <= set(MADE_BY)
+    assert {"detector_small", "detector_six_layer_cnn", "classifier_compact"} <= set(STARTERS) <= set(MADE_BY)
     assert sum(path.stat().st_size for path in STARTER_FOLDER.rglob("*") if path.is_file()) < 17_000_000
 
 
