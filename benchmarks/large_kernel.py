@@ -3,8 +3,8 @@
 Run as `python -m benchmarks.large_kernel`; Keras comes with the extra `bench`; without it that side is left out.
 All sides hold the same network and take turns, A B C A B C, so that a busy machine slows all alike; each is at its
 best: `nn.Conv2d` in the memory layout, Keras on the backend, compiled or not, that were fastest in a trial run; torch's
-sides keep freed memory (`mammo_ml.allocator`) as all our commands do, and Keras, no faster with it, does not. A figure is
-the median of its repetitions. Beside them stands what the machine could do at most.
+sides keep freed memory (`mammo_ml.allocator`) as all our commands do, and Keras, no faster with it, does not.
+A figure is the median of its repetitions. Beside them stands what the machine could do at most.
 """
 
 import argparse
