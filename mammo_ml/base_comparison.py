@@ -14,7 +14,6 @@ from mammo_ml.detector import DetectorRecipe
 from mammo_ml.evaluation import Figures
 from mammo_ml.imaging.patches import CutParameters
 from mammo_ml.parameters import Parameters, parse_section
-from mammo_ml.prediction import FilmDetectionParameters
 from mammo_ml.splits import N_FOLDS
 
 FILMS, CUTS, LEAKY = "films_by_patient", "cuts_by_patient", "cuts_at_random_leaky"
@@ -75,11 +74,6 @@ class BaseComparison(Parameters):
         """How films are cut for its base."""
         edge = self.recipe(configuration, leaky=False).network.input_px
         return self.cut.model_copy(update={"input_px": edge})
-
-    def looking(self, configuration: str, like: FilmDetectionParameters) -> FilmDetectionParameters:
-        """How whole films are looked at: as `like`, tiles at the size of its base."""
-        tiles = like.tiles.model_copy(update={"input_px": self.cutting(configuration).input_px})
-        return like.model_copy(update={"tiles": tiles})
 
 
 def bases_table(asked: BaseComparison, found: Mapping[str, Mapping[str, Figures]]) -> str:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mammo_ml.cutting import PatchSet
 from mammo_ml.datasets.catalog import LABELS
+from mammo_ml.devices import device_of
+from mammo_ml.errors import MammoError
 from mammo_ml.imaging.augmentation import AugmentationParameters, augment
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.parameters import Parameters
@@ -91,15 +93,15 @@ class ClassifierTask:
     def loss(self, samples: NDArray[np.int64], generator: torch.Generator) -> Tensor:
         """Mean loss of a batch, each patch with the weight of its class."""
         images = augment(to_tensor(self._pictures[samples]), None, generator, self._augmentation).images
-        labels = torch.from_numpy(self._labels[samples])
-        losses = losses_of(self.model(images), labels, self._objective.loss)
-        return (losses * self._weights[labels]).mean()
+        labels, device = torch.from_numpy(self._labels[samples]), device_of(self.model)
+        losses = losses_of(self.model(images.to(device)), labels.to(device), self._objective.loss)
+        return (losses * self._weights[labels].to(device)).mean()
 
     def inner_loss(self) -> float:
         """Cross-entropy of the inner part, every class with the same weight."""
         if len(self._inner) == 0:
             return float("nan")
-        probabilities = predict_probabilities(self.model, self._pictures[self._inner])
+        probabilities = unchecked_probabilities(self.model, self._pictures[self._inner])
         labels = self._labels[self._inner]
         losses = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7))
         return float(np.mean([losses[labels == label].mean() for label in np.unique(labels)]))
@@ -123,7 +125,9 @@ def losses_of(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
     if loss == "mean_squared_error":
         return (logits.float().softmax(1) - wanted).square().mean(1)
     # ln(1 - p) of the softmax is the logarithm of the others' sum: finite where 1 - p itself rounds to 0.
-    others = logits.float()[:, None, :].masked_fill(torch.eye(logits.shape[1], dtype=torch.bool), -torch.inf)
+    others = logits.float()[:, None, :].masked_fill(
+        torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device), -torch.inf
+    )
     total = logits.float().logsumexp(1, keepdim=True)
     of_outputs = wanted * (logits.float() - total) + (1 - wanted) * (others.logsumexp(2) - total)
     return -of_outputs.mean(1)
@@ -188,10 +192,27 @@ def predict_patches(model: nn.Module, pictures: NDArray[np.uint8]) -> NDArray[np
     return mean
 
 
-@torch.inference_mode()
 def predict_probabilities(model: nn.Module, pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Class probabilities (N, 3) of pictures uint8 (N, H, W)."""
+    """Class probabilities (N, 3) of pictures uint8 (N, H, W).
+
+    Raises:
+        MammoError: naming the pictures for which the network gives numbers that are not finite.
+    """
+    found = unchecked_probabilities(model, pictures)
+    bad = np.flatnonzero(~np.isfinite(found).all(1))
+    if len(bad):
+        raise MammoError(
+            f"the classifier's output is not finite for pictures {', '.join(map(str, bad))}: look at their pixels and "
+            "its weights"
+        )
+    return found
+
+
+@torch.inference_mode()
+def unchecked_probabilities(model: nn.Module, pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """As `predict_probabilities`, for a loss: NaN is for the training loop to refuse, which knows the epoch."""
     model.eval()
+    device = device_of(model)
     batches = [pictures[start : start + PREDICTION_BATCH] for start in range(0, len(pictures), PREDICTION_BATCH)]
-    found = [torch.softmax(model(to_tensor(batch)).double(), dim=1).numpy() for batch in batches]
-    return np.concatenate([np.empty((0, len(LABELS))), *found])
+    logits = [model(to_tensor(batch).to(device)).cpu().double() for batch in batches]
+    return np.concatenate([np.empty((0, len(LABELS))), *(of_batch.softmax(1).numpy() for of_batch in logits)])

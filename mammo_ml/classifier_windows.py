@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from mammo_ml.classifier import predict_probabilities, to_tensor
+from mammo_ml.classifier import to_tensor, unchecked_probabilities
+from mammo_ml.devices import device_of
 from mammo_ml.imaging.augmentation import augment
 from mammo_ml.models.cnni_bcc import PATCH_PX
 from mammo_ml.recipe import Recipe
@@ -60,11 +61,12 @@ class ClassifierWindowTask:
         pictures, _, seen = self._source.pictures(samples, generator)
         images = augment(to_tensor(pictures), None, generator, self._augmentation).images
         labels = torch.from_numpy(_classes(self._source, samples, seen))
-        return F.cross_entropy(self.model(images), labels, label_smoothing=self._smoothing)
+        device = device_of(self.model)
+        return F.cross_entropy(self.model(images.to(device)), labels.to(device), label_smoothing=self._smoothing)
 
     def inner_loss(self) -> float:
         """Cross-entropy of the inner windows, every class with the same weight."""
-        probabilities = predict_probabilities(self.model, self.inner_pictures)
+        probabilities = unchecked_probabilities(self.model, self.inner_pictures)
         of_truth = probabilities[np.arange(len(probabilities)), self.inner_labels]
         losses = -np.log(np.maximum(of_truth, 1e-7))
         return float(np.mean([losses[self.inner_labels == label].mean() for label in np.unique(self.inner_labels)]))

@@ -156,14 +156,16 @@ def cut_patches(
     rows, pictures = [], []
     for lesion in catalog.rows(lesions[lesions["has_location"]]):
         film = canonical[lesion.film_id]
-        window = pt.centred_windows(_canonical_boxes(film, lesion), parameters.window_px, *film.pixels.shape[::-1])
+        with pt.of_film(film.film_id):
+            window = pt.centred_windows(_canonical_boxes(film, lesion), parameters.window_px, *film.pixels.shape[::-1])
         rows.append(
             _row(film, by_film, lesion.lesion_id, "lesion", lesion.lesion_id, window) | {"label": lesion.severity}
         )
         pictures.append(pt.crop(film.pixels, window, parameters.input_px))
         for n in range(parameters.normals_per_lesion):
             normal = canonical[deck.deal()]
-            matched = pt.matched_normal_window(window, film, normal)
+            with pt.of_film(normal.film_id):
+                matched = pt.matched_normal_window(window, film, normal)
             name = f"{normal.film_id}_like_{lesion.lesion_id}_{n}"
             rows.append(_row(normal, by_film, name, "normal", None, matched) | {"label": "normal"})
             pictures.append(pt.crop(normal.pixels, matched, parameters.input_px))
@@ -199,25 +201,17 @@ def cut_detector_cuts(
         film = canonical[lesion.film_id]
         box, (height, width) = _canonical_boxes(film, lesion), film.pixels.shape
         generator = np.random.default_rng([parameters.seed, lesion.Index])
-        add(
-            film,
-            pt.centred_windows(box, parameters.window_px, width, height),
-            "centred",
-            lesion.lesion_id,
-            lesion.lesion_id,
-        )
-        add(
-            film,
-            pt.jittered_windows(box, width, height, parameters, generator),
-            "jittered",
-            lesion.lesion_id,
-            lesion.lesion_id,
-        )
+        with pt.of_film(film.film_id):
+            centred = pt.centred_windows(box, parameters.window_px, width, height)
+            jittered = pt.jittered_windows(box, width, height, parameters, generator)
+        for kind, windows in (("centred", centred), ("jittered", jittered)):
+            add(film, windows, kind, lesion.lesion_id, lesion.lesion_id)
     for number, film_id in enumerate(films["film_id"]):
         if by_film.loc[film_id, "label"] != "normal":
             continue
         generator = np.random.default_rng([parameters.seed, number, 1])
-        windows = pt.normal_windows(canonical[film_id], parameters.normal_cuts_per_film, parameters, generator)
+        with pt.of_film(film_id):
+            windows = pt.normal_windows(canonical[film_id], parameters.normal_cuts_per_film, parameters, generator)
         add(canonical[film_id], windows, "normal", None, film_id)
     table = pd.DataFrame(rows).rename(columns={"item": "cut_id"})
     return CutSet(table, pd.DataFrame(boxes, columns=BOX_TABLE), fixed_views(np.concatenate(pictures), DETECTOR_VIEWS))
@@ -287,7 +281,9 @@ class _LesionFree:
             film = self._canonical[self._deck.deal()]
             own = self._lesions.loc[self._lesions["film_id"] == film.film_id, BOX_COLUMNS]
             boxes = film.transform.boxes_to_canonical(own.to_numpy(dtype=np.float64))
-            if len(found := pt.matched_normal_window(window, of, film, keep_off=boxes)):
+            with pt.of_film(film.film_id):
+                found = pt.matched_normal_window(window, of, film, keep_off=boxes)
+            if len(found):
                 return film, found
         raise BadInputError(
             "films to cut patches from",

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from mammo_ml.classifier import to_tensor
 from mammo_ml.cutting import CutSet, targets_of_views
+from mammo_ml.detector_bases import Base
 from mammo_ml.errors import raise_if_any
 from mammo_ml.imaging import boxes as bx
 from mammo_ml.imaging.augmentation import AugmentationParameters, augment
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
-from mammo_ml.models.ssd_bases import Base
 from mammo_ml.pretrained import Start, resolve
 from mammo_ml.recipe import Recipe, Values
 from mammo_ml.windows import WindowParameters
@@ -30,8 +30,8 @@ class DetectorRecipe(Recipe):
 
     network: SsdParameters
     pretrained: str = Field(
-        description="starter (base small), starter_if_any (none for the other bases), imagenet, none, or a folder of "
-        "weights"
+        description="starter (bases small and six_layer_cnn), starter_if_any (none for a base without one), imagenet "
+        "(vgg16), none, or a folder of weights"
     )
 
 

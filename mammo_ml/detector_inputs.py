@@ -35,7 +35,7 @@ class InputRecipe(DetectorRecipe):
         """How whole films are looked at: as `like`, but for the inputs."""
         window_px = self.inputs.window_px
         step_px = max(1, round(window_px * (1 - self.inputs.overlap)))
-        own = {"window_px": window_px, "step_px": step_px, "input_px": self.network.input_px}
+        own = {"window_px": window_px, "step_px": step_px}
         return like.model_copy(update={"tiles": like.tiles.model_copy(update=own)})
 
 

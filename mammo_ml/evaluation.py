@@ -230,13 +230,13 @@ def evaluate_cuts(
 
 
 def all_sets(figures: Figures) -> Figures:
-    """The poster's second figure, training items included: `map_50` and its bounds, renamed `map_50_all_sets`."""
-    own = {name: value for name, value in figures.items() if name == "map_50" or name.startswith("map_50_")}
-    return {
-        name.replace("map_50", "map_50_all_sets"): value
-        for name, value in own.items()
-        if not name.startswith("map_50_95")
-    }
+    """The poster's figures with training items included: `map_50`, and each class's, renamed as `map_50_all_sets`."""
+    names = [
+        (figure, suffix)
+        for figure in ("ap_50_benign", "ap_50_malignant", "map_50")
+        for suffix in ("", "_lo", "_hi", "_baseline")
+    ]
+    return {f"{a}_all_sets{b}": figures[a + b] for a, b in names if a + b in figures}
 
 
 def froc_band(

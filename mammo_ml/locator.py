@@ -18,7 +18,7 @@ from mammo_ml.datasets.catalog import BOX_COLUMNS
 from mammo_ml.detector import detect
 from mammo_ml.errors import BadInputError
 from mammo_ml.imaging.canonical import CanonicalFilm
-from mammo_ml.imaging.patches import TileParameters, crop
+from mammo_ml.imaging.patches import TileParameters, Tiling, crop
 from mammo_ml.imaging.readers import Film
 from mammo_ml.metrics import calibration
 from mammo_ml.metrics.calibration import VectorScaling
@@ -85,14 +85,14 @@ class Locator:
     """Classifier and detector in a row, ready to look at films.
 
     Attributes:
-        tiles: where both look; `input_px` is the detector's.
+        tiles: where both look.
         classifier_px: edge of the classifier's input.
         threshold: tiles whose calibrated 1 - P(normal) is at least this are searched; 0 searches all, above 1 none.
     """
 
     classifier: nn.Module
     detector: LesionSSD
-    tiles: TileParameters
+    tiles: Tiling
     classifier_px: int
     merge: MergeParameters
     calibration: Calibration
@@ -111,10 +111,10 @@ class Locator:
 
     def locate_canonical(self, film: CanonicalFilm) -> Located:
         """The same for a film that was brought to canonical form; boxes are in px of its file all the same."""
-        own = self.tiles.model_copy(update={"input_px": self.classifier_px})
+        own = TileParameters(**dict(self.tiles) | {"input_px": self.classifier_px})
         tiles = searched_at(calibrated(classify_tiles(self.classifier, film, own), self.calibration.tiles), self)
         windows = tiles_of_film(film, self.tiles)[tiles["searched"].to_numpy()]
-        found = pd.concat([_no_boxes(), *boxes_in_tiles(self.detector, film, windows, self.tiles.input_px, self.merge)])
+        found = pd.concat([_no_boxes(), *boxes_in_tiles(self.detector, film, windows, self.merge)])
         boxes = merged(found, self.merge)
         boxes[BOX_COLUMNS] = film.transform.boxes_to_film(boxes[BOX_COLUMNS].to_numpy(dtype=np.float64))
         boxes["score"] = scaled(self.calibration.boxes, scores_of(boxes))
@@ -129,11 +129,11 @@ def searched_at(tiles: pd.DataFrame, locator: Locator) -> pd.DataFrame:
 
 
 def boxes_in_tiles(
-    detector: LesionSSD, film: CanonicalFilm, windows: NDArray[np.float64], input_px: int, merge: MergeParameters
+    detector: LesionSSD, film: CanonicalFilm, windows: NDArray[np.float64], merge: MergeParameters
 ) -> list[pd.DataFrame]:
     """What the detector finds in each window (T, 4) of a film, not merged: x1 … y2 (canonical px), p_*."""
-    found = detect(detector, crop(film.pixels, windows, input_px), merge.nms_iou, merge.max_per_tile)
-    return [out_of_window(table, window, input_px) for table, window in zip(found, windows, strict=True)]
+    found = detect(detector, crop(film.pixels, windows, detector.side_px), merge.nms_iou, merge.max_per_tile)
+    return [out_of_window(table, window, detector.side_px) for table, window in zip(found, windows, strict=True)]
 
 
 def merged(boxes: pd.DataFrame, merge: MergeParameters) -> pd.DataFrame:

@@ -116,7 +116,7 @@ def search(
         [] if same else [f"the classifier looked at {len(seen)} tiles, the detector at {len(places)} or elsewhere"],
         "Give predict_classifier and predict_detector the same window_px, step_px and min_breast_share.",
     )
-    tiles = boxes_in_tiles(detector, film, windows, looking.tiles.input_px, looking.merge)
+    tiles = boxes_in_tiles(detector, film, windows, looking.merge)
     boxes = pd.concat([table.assign(tile=tile) for tile, table in enumerate(tiles)], ignore_index=True)
     boxes[BOX_COLUMNS] = film.transform.boxes_to_film(boxes[BOX_COLUMNS].to_numpy(dtype=np.float64))
     return boxes.assign(film_id=film.film_id)[["film_id", "tile", *BOX_COLUMNS, "p_benign", "p_malignant"]]

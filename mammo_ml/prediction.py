@@ -25,7 +25,7 @@ from mammo_ml.errors import BadInputError, MammoError, raise_if_any
 from mammo_ml.imaging import boxes as bx
 from mammo_ml.imaging.breast import CANONICAL_SPACING_MM, breast_mask, chest_wall_side
 from mammo_ml.imaging.canonical import CanonicalFilm, eight_bits, to_canonical
-from mammo_ml.imaging.patches import TileParameters, breast_tiles, crop
+from mammo_ml.imaging.patches import TileParameters, Tiling, breast_tiles, crop, of_film
 from mammo_ml.imaging.readers import Film, parse_film
 from mammo_ml.metrics import calibration
 from mammo_ml.metrics.calibration import VectorScaling
@@ -54,7 +54,7 @@ class MergeParameters(Parameters):
 class FilmDetectionParameters(Parameters):
     """Section `predict_detector`: how a whole film is looked at."""
 
-    tiles: TileParameters
+    tiles: Tiling
     merge: MergeParameters
 
 
@@ -68,16 +68,14 @@ def classify_tiles(model: nn.Module, film: CanonicalFilm, tiles: TileParameters)
     return table
 
 
-def tiles_of_film(film: CanonicalFilm, tiles: TileParameters) -> bx.Boxes:
+def tiles_of_film(film: CanonicalFilm, tiles: Tiling) -> bx.Boxes:
     """Tiles (T, 4) on a film's breast, in px of the canonical film.
 
     Raises:
         BadInputError: naming the film, when it is smaller than a tile.
     """
-    try:
+    with of_film(film.film_id):
         return breast_tiles(film.mask, tiles)
-    except BadInputError as error:
-        raise BadInputError(f"film {film.film_id}", error.problems, "Choose a smaller window_px.") from None
 
 
 def aggregate(tiles: pd.DataFrame, how: Aggregation) -> pd.DataFrame:
@@ -111,13 +109,11 @@ def detect_on_films(model: LesionSSD, films: Iterable[CanonicalFilm], looking: F
     return _stacked([_detect_on_film(model, film, looking.tiles, looking.merge) for film in films], ["film_id"])
 
 
-def _detect_on_film(
-    model: LesionSSD, film: CanonicalFilm, tiles: TileParameters, merge: MergeParameters
-) -> pd.DataFrame:
+def _detect_on_film(model: LesionSSD, film: CanonicalFilm, tiles: Tiling, merge: MergeParameters) -> pd.DataFrame:
     windows = tiles_of_film(film, tiles)
-    found = detect(model, crop(film.pixels, windows, tiles.input_px), merge.nms_iou, merge.max_per_tile)
+    found = detect(model, crop(film.pixels, windows, model.side_px), merge.nms_iou, merge.max_per_tile)
     on_film = pd.concat(
-        [out_of_window(table, window, tiles.input_px) for table, window in zip(found, windows, strict=True)]
+        [out_of_window(table, window, model.side_px) for table, window in zip(found, windows, strict=True)]
     )
     best = on_film.iloc[kept_by_suppression(on_film, merge)].reset_index(drop=True)
     best[BOX_COLUMNS] = film.transform.boxes_to_film(best[BOX_COLUMNS].to_numpy(dtype=np.float64))

@@ -35,7 +35,7 @@ class RandomSplitParameters(Parameters):
     """A leaky stage's parameters; its recipe is the honest training's, untuned, but for `values`."""
 
     seed: int = Field(ge=0, description="seed of the random split")
-    values: dict[str, float | int | str | tuple[float, ...]] = Field(
+    values: dict[str, float | int | str | dict[str, tuple[float, ...]]] = Field(
         default={},
         description="keys of the training section that differ here: what learns by heart differs from what generalises",
     )

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mammo_ml.checkpoints import Checkpoints, DamagedFileError, read_sealed, write_sealed
+from mammo_ml.devices import device_named, device_of
 from mammo_ml.errors import MammoError, raise_if_any
 from mammo_ml.models.weights import load_into, not_finite
 from mammo_ml.parameters import Parameters
@@ -39,6 +40,12 @@ class TrainingParameters(Parameters):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="of the convolutions while training; weights, losses and predictions are float32 either way",
+    )
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$",
+        description="cpu, cuda, cuda:1, mps, xpu, or auto for an accelerator if there is one; equal seeds give equal "
+        "weights on cpu alone",
     )
     seed: int = Field(ge=0)
 
@@ -104,7 +111,7 @@ def fit(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: Callable[[int], None] = lambda samples: None,
 ) -> Fit:
-    """Train `task.model` in place.
+    """Train `task.model` in place; it stays on the device it was trained on.
 
     With `epochs` None the inner loss decides: the weights of the lowest one are kept, and training stops when it has
     not fallen for `patience` epochs. With a number, exactly that many epochs run and the last weights are kept.
@@ -121,11 +128,12 @@ def fit(
         on_step: called with the number of samples after every step.
 
     Raises:
+        BadInputError: when the device is not here.
         MammoError: when the loss is not finite, naming epoch, step and samples; when the inner loss must decide and is
             not; when the weights are not in the end; when a checkpoint cannot be written.
     """
     torch.set_num_threads(parameters.threads)
-    model = task.model
+    model = task.model.to(device_named(parameters.device))
     optimiser = _optimiser(model, parameters)
     n_epochs = epochs if epochs is not None else parameters.epochs
     state = _State(model, optimiser)
@@ -194,7 +202,7 @@ def _run_epoch(
     task.model.train()
     for start in range(state.epoch_samples, len(samples), parameters.batch_size):
         batch = samples[start : start + parameters.batch_size]
-        with torch.autocast("cpu", torch.bfloat16, enabled=parameters.precision == "bfloat16"):
+        with torch.autocast(device_of(task.model).type, torch.bfloat16, enabled=parameters.precision == "bfloat16"):
             loss = task.loss(batch, state.generator)
         value = float(loss.detach())
         if not math.isfinite(value):

@@ -25,7 +25,7 @@ def compare_base() -> None:
     asked = stage.section("compare_base", BaseComparison)
     name = str(paths.configuration)
     cutting, recipe = asked.cutting(name), asked.recipe(name, leaky=False)
-    looking = asked.looking(name, stage.section("predict_detector", FilmDetectionParameters))
+    looking = stage.section("predict_detector", FilmDetectionParameters)
     films = read_table(paths.catalog / "films.csv", FILM_TABLE)
     lesions = read_table(paths.catalog / "lesions.csv", LESIONS)
     canonical = {}

@@ -68,7 +68,7 @@ def evaluate_locator() -> None:
     looked = looked.only(list(films["item"]))
     networks = (locator.classifier, locator.classifier_px)
     costs = {
-        "compute": cascade_costs(*networks, locator.detector, locator.tiles.input_px),
+        "compute": cascade_costs(*networks, locator.detector, locator.detector.side_px),
         "seconds": parameters.seconds,
     }
     chosen = cascade.beside_everywhere(looked, judged, answers, truth, locator.merge, sweeping.fp_per_film)

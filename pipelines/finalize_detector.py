@@ -31,7 +31,7 @@ def finalize_detector() -> None:
     config = BundleConfig(
         kind="detector",
         network=recipe.network.model_dump(mode="json"),
-        preprocessing=Preprocessing(**looking.tiles.model_dump()),
+        preprocessing=Preprocessing(**looking.tiles.model_dump(), input_px=recipe.network.input_px),
         calibration={},
         aggregation=looking.merge.model_dump(),
         thresholds={},

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -49,7 +50,12 @@ def train(
 
 
 def refuse_one_sided_fold(
-    fold: int, roles: NDArray[np.str_], labels: Iterable[str], wanted: Iterable[str], what: str
+    fold: int,
+    roles: NDArray[np.str_],
+    labels: Iterable[str],
+    wanted: Iterable[str],
+    what: str,
+    part: Literal["train", "inner"] = "train",
 ) -> None:
     """Stop before a training that would never see one of its classes.
 
@@ -57,17 +63,22 @@ def refuse_one_sided_fold(
         fold: the test fold.
         roles: role (N,) of each item in this fold.
         labels: label (N,) of each item.
-        wanted: the labels the training part must show.
+        wanted: the labels the part must show.
         what: an item in words, as "patch".
+        part: that is learned from, or the inner one that a figure is chosen by.
 
     Raises:
-        BadInputError: naming the fold and every label its training part lacks.
+        BadInputError: naming the fold and every label this part lacks.
     """
-    shown = set(np.asarray(list(labels))[roles == "train"])
+    shown = set(np.asarray(list(labels))[roles == part])
+    named, loss = {
+        "train": ("training", "A model would learn to never say it"),
+        "inner": ("inner", "No figure could be chosen by it"),
+    }[part]
     raise_if_any(
         f"fold {fold}",
-        [f"its training part has no {label} {what}" for label in wanted if label not in shown],
-        "A model would learn to never say it. Add films, or deal the folds anew (section `split` of params.yaml).",
+        [f"its {named} part has no {label} {what}" for label in wanted if label not in shown],
+        f"{loss}. Add films, or deal the folds anew (section `split` of params.yaml).",
     )
 
 

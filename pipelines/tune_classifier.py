@@ -2,11 +2,13 @@
 
 from mammo_ml.classifier import ClassifierRecipe, predict_patches, task_on_patches
 from mammo_ml.cutting import PatchSet
+from mammo_ml.datasets.catalog import LABELS
 from mammo_ml.metrics.classification import auc_macro
 from mammo_ml.splits import read_folds, roles_of
 from mammo_ml.training import Fit, fit
 from mammo_ml.tuning import TuningParameters
 from pipelines import stage
+from pipelines.training_stage import refuse_one_sided_fold
 from pipelines.tuning_stage import OnEpoch, OnStep, tune
 
 
@@ -15,6 +17,8 @@ def tune_classifier() -> None:
     patches = PatchSet.load(paths.patches)
     roles = roles_of(read_folds(paths.folds), patches.patches["patient_id"], paths.fold)
     inner = roles == "inner"
+    for part in ("train", "inner"):
+        refuse_one_sided_fold(paths.fold, roles, patches.patches["label"], LABELS, "patch", part)
 
     def score(tried: ClassifierRecipe, on_step: OnStep, on_epoch: OnEpoch) -> tuple[float, Fit]:
         task = task_on_patches(tried, patches, roles == "train", inner)

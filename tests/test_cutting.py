@@ -334,3 +334,14 @@ def test_pictures_are_numbered_as_their_items_are(patches):
     items = patches.items_of_views()
     number = items.index[items["item"] == "004_2:rotate_180"][0]
     np.testing.assert_array_equal(patches.every_picture[number], np.rot90(patches.pictures[3, 0], 2))
+
+
+@pytest.mark.parametrize("cut", [cut_patches, cut_detector_cuts])
+@pytest.mark.parametrize(("film_id", "what"), [("004", "a window"), ("001", "a tile")])
+def test_a_film_smaller_than_a_window_is_named(cut, film_id, what):
+    small = canonical_of(FILMS.assign(height_px=FILMS["height_px"].where(FILMS["film_id"] != film_id, 39)))
+    with pytest.raises(BadInputError) as caught:
+        cut(FILMS, small, LESIONS, PARAMETERS)
+    assert str(caught.value).startswith(f"film {film_id}: ")
+    assert caught.value.problems == [f"90x39 px is smaller than {what} of 40 px"]
+    assert str(caught.value).endswith("Choose a smaller window_px.")

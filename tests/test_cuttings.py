@@ -41,13 +41,13 @@ BOXES = {"b": (300.0, 300.0, 340.0, 340.0), "c": (364.0, 600.0, 404.0, 640.0)}
 """In cell (2, 2) of the grid of 128; across the edge at x 384 of the same grid; d's lesion has no place."""
 
 
-def film(name: str, size: int = 1024) -> CanonicalFilm:
-    pixels = np.full((size, size), 100, dtype=np.uint8)
+def film(name: str, width: int = 1024, height: int = 1024) -> CanonicalFilm:
+    pixels = np.full((height, width), 100, dtype=np.uint8)
     if name in BOXES:
         x1, y1, x2, y2 = map(int, BOXES[name])
         pixels[y1:y2, x1:x2] = 250
-    mask = np.ones((size, size), dtype=np.bool_)
-    return CanonicalFilm(name, pixels, mask, canonical_transform("left", size, size, 0.2))
+    mask = np.ones((height, width), dtype=np.bool_)
+    return CanonicalFilm(name, pixels, mask, canonical_transform("left", width, height, 0.2))
 
 
 FILMS = pd.DataFrame(
@@ -130,9 +130,10 @@ def test_a_share_is_of_the_lesion_not_of_the_window() -> None:
     assert shares_held(window, box)[0] == pytest.approx([0.125, 1.0])
 
 
-def test_a_film_the_grid_does_not_exist_for_is_named() -> None:
-    films = CANONICAL | {"b": film("b", 900)}
-    with pytest.raises(BadInputError, match=r"film b: 900 x 900 px at 0\.2 mm") as caught:
+@pytest.mark.parametrize(("width", "height"), [(900, 900), (900, 1024), (1024, 900)])
+def test_a_film_the_grid_does_not_exist_for_is_named(width: int, height: int) -> None:
+    films = CANONICAL | {"b": film("b", width, height)}
+    with pytest.raises(BadInputError, match=rf"film b: {width} x {height} px at 0\.2 mm") as caught:
         cut("grid_128", FILMS, films, LESIONS, PARAMETERS)
     assert "cut by lesion_256" in str(caught.value)
 

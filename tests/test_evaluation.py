@@ -163,7 +163,9 @@ def test_figures_of_a_detector_come_with_bounds_baseline_and_counts():
 
 def test_the_figure_over_all_sets_is_renamed_and_the_strict_one_left_out():
     figures = {"map_50": 0.1, "map_50_lo": 0.0, "map_50_baseline": 0.2, "map_50_95": 0.3, "map_50_95_lo": 0.4}
-    assert ev.all_sets(figures | {"ap_50_any": 0.5}) == {
+    assert ev.all_sets(figures | {"ap_50_any": 0.5, "ap_50_benign": 0.6, "ap_50_malignant_hi": 0.7}) == {
+        "ap_50_benign_all_sets": 0.6,
+        "ap_50_malignant_all_sets_hi": 0.7,
         "map_50_all_sets": 0.1,
         "map_50_all_sets_lo": 0.0,
         "map_50_all_sets_baseline": 0.2,

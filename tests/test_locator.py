@@ -11,14 +11,14 @@ from mammo_ml.datasets.catalog import BOX_COLUMNS
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.imaging.breast import breast_mask, chest_wall_side
 from mammo_ml.imaging.canonical import CanonicalFilm, to_canonical
-from mammo_ml.imaging.patches import TileParameters
+from mammo_ml.imaging.patches import Tiling
 from mammo_ml.imaging.readers import Film
 from mammo_ml.locator import LOCATED_COLUMNS, TILE_COLUMNS, Calibration, Locator, fit_scores, scaled
 from mammo_ml.metrics.calibration import VectorScaling
 from mammo_ml.models.ssd import Detections, LesionSSD, SsdParameters, build_detector
 from mammo_ml.prediction import FilmDetectionParameters, MergeParameters, detect_on_films
 
-TILES = TileParameters(window_px=256, step_px=128, input_px=128, min_breast_share=0.5)
+TILES = Tiling(window_px=256, step_px=128, min_breast_share=0.5)
 MERGE = MergeParameters(nms_iou=0.3, max_per_tile=5, max_per_film=20)
 PLAIN = Calibration(VectorScaling.identity(3), VectorScaling((2.0, 0.5), (0.0, -1.0)), VectorScaling.identity(2))
 

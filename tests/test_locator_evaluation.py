@@ -11,7 +11,7 @@ from mammo_ml.errors import BadInputError
 from mammo_ml.evaluation import EvaluateParameters
 from mammo_ml.imaging.breast import canonical_transform
 from mammo_ml.imaging.canonical import CanonicalFilm
-from mammo_ml.imaging.patches import TileParameters
+from mammo_ml.imaging.patches import Tiling
 from mammo_ml.locator import Calibration
 from mammo_ml.locator_evaluation import (
     Looked,
@@ -161,7 +161,7 @@ def film() -> CanonicalFilm:
 def test_tiles_written_and_read_back_give_the_boxes_of_the_detector(film: CanonicalFilm, tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = build_detector(SsdParameters(width=8))
-    tiling = TileParameters(window_px=256, step_px=128, input_px=128, min_breast_share=0.5)
+    tiling = Tiling(window_px=256, step_px=128, min_breast_share=0.5)
     looking = FilmDetectionParameters(tiles=tiling, merge=MERGE)
     x1 = np.array([164.0, 36.0, 0.0, 164.0, 36.0, 0.0])
     y1 = np.array([0.0, 0.0, 0.0, 44.0, 44.0, 44.0])

@@ -127,7 +127,7 @@ def test_a_box_found_in_overlapping_tiles_lands_once_at_its_place_on_the_film_fi
     x1, y1, x2, y2 = np.array([100, 36, 116, 44]) * scale  # at whole pixels of the tiles, off the middle
     pixels[y1:y2, x1:x2] = 255
     films = [_film(np.zeros_like(pixels), side, spacing, "dark"), _film(pixels, side, spacing, "lit")]
-    found = detect_on_films(None, films, FilmDetectionParameters(tiles=TILES, merge=MERGE))
+    found = detect_on_films(SimpleNamespace(side_px=32), films, FilmDetectionParameters(tiles=TILES, merge=MERGE))
     assert found.columns.tolist() == ["film_id", *BOX_COLUMNS, "p_benign", "p_malignant"]
     assert set(found["film_id"]) == {"lit"}
     # A tile's px is two canonical px, and the edges of the resized film are blurred by about one px.
@@ -140,7 +140,7 @@ def test_a_box_found_in_overlapping_tiles_lands_once_at_its_place_on_the_film_fi
 def test_films_on_which_nothing_is_found_give_a_table_with_columns_and_types(bright_finder):
     dark = _film(np.zeros((HEIGHT, WIDTH), dtype=np.uint8), "left", 0.2)
     for films in ([], [dark]):
-        found = detect_on_films(None, films, FilmDetectionParameters(tiles=TILES, merge=MERGE))
+        found = detect_on_films(SimpleNamespace(side_px=32), films, FilmDetectionParameters(tiles=TILES, merge=MERGE))
         assert found.columns.tolist() == ["film_id", *BOX_COLUMNS, "p_benign", "p_malignant"]
         assert len(found) == 0
         assert (found.dtypes[BOX_COLUMNS] == "float64").all()

@@ -127,6 +127,11 @@ def absent_of_classifier(films: pd.DataFrame, patches: pd.DataFrame) -> dict[str
     if here == {"normal"}:
         needs_lesions = ("film_auc_normal_vs_abnormal", "film_sensitivity_at_internal_threshold")
         absent |= dict.fromkeys(needs_lesions, "all its films are normal")
+    for severity in SEVERITIES:
+        if severity not in here:
+            absent[f"film_auc_{severity}"] = f"the set has no {severity} films"
+        elif here == {severity}:
+            absent[f"film_auc_{severity}"] = f"all its films are {severity}"
     if not set(SEVERITIES) <= here:
         why = f"the set has no {' and no '.join(sorted(set(SEVERITIES) - here))} films"
         absent["film_auc_benign_vs_malignant"] = why

@@ -4,6 +4,8 @@
 whole film. All are windows of `window_px` resized to `input_px`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
@@ -21,7 +23,7 @@ class CutParameters(Parameters):
     """Sizes of windows and how many are cut; px are canonical, 0.2 mm."""
 
     window_px: int = Field(ge=32, description="edge of a window on the film")
-    input_px: int = Field(ge=32, description="edge of the network's input")
+    input_px: int = Field(ge=32, description="edge of the classifier's input; a detector's cuts have that of its base")
     normals_per_lesion: int = Field(ge=1, description="patches of normal films matched to each located lesion")
     lesion_free_per_lesion: int = Field(
         default=0,
@@ -38,12 +40,11 @@ class CutParameters(Parameters):
     seed: int = Field(ge=0)
 
 
-class TileParameters(Parameters):
-    """How a whole film is tiled; px are canonical, 0.2 mm."""
+class Tiling(Parameters):
+    """Where the tiles of a whole film lie; px are canonical, 0.2 mm."""
 
     window_px: int = Field(ge=32)
     step_px: int = Field(ge=1)
-    input_px: int = Field(ge=32)
     min_breast_share: float = Field(ge=0, le=1, description="tiles with less breast are not looked at")
 
     @model_validator(mode="after")
@@ -51,6 +52,12 @@ class TileParameters(Parameters):
         if self.step_px > self.window_px:
             raise ValueError(f"step_px {self.step_px} leaves gaps between tiles of window_px {self.window_px}")
         return self
+
+
+class TileParameters(Tiling):
+    """How a whole film is tiled, and what a tile is brought to."""
+
+    input_px: int = Field(ge=32, description="edge of the network's input")
 
 
 def window_at(centre_x: float, centre_y: float, size: int, width: int, height: int) -> bx.Boxes:
@@ -78,7 +85,16 @@ def _starts(length: int, size: int, step: int) -> list[int]:
     return sorted({*range(0, length - size + 1, step), length - size})
 
 
-def breast_tiles(mask: NDArray[np.bool_], parameters: TileParameters) -> bx.Boxes:
+@contextmanager
+def of_film(film_id: str) -> Iterator[None]:
+    """Say of which film it is that it is smaller than a window, and what to do."""
+    try:
+        yield
+    except BadInputError as error:
+        raise BadInputError(f"film {film_id}", error.problems, "Choose a smaller window_px.") from None
+
+
+def breast_tiles(mask: NDArray[np.bool_], parameters: Tiling) -> bx.Boxes:
     """Tiles (T, 4) of a film with at least `min_breast_share` breast; the best one where none has."""
     height, width = mask.shape
     windows = tile_windows(width, height, parameters.window_px, parameters.step_px)

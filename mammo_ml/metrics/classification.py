@@ -188,8 +188,11 @@ def film_figures(probabilities: Floats, labels: Integers, weights: Floats | None
     """
     _check(probabilities, labels, weights, "films")
     return {
+        "film_accuracy": accuracy(probabilities, labels, weights),
         "film_balanced_accuracy": balanced_accuracy(probabilities, labels, weights),
         "film_auc_normal_vs_abnormal": auc(1 - probabilities[:, NORMAL], labels != NORMAL, weights),
+        "film_auc_benign": auc(probabilities[:, BENIGN], labels == BENIGN, weights),
+        "film_auc_malignant": auc(probabilities[:, MALIGNANT], labels == MALIGNANT, weights),
         "film_auc_macro": auc_macro(probabilities, labels, weights),
     }
 

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 Padding = tuple[int, int, int, int]  # left, right, top, bottom: the order of F.pad
 
-# From this many taps on we use spectra; `python -m benchmarks.large_kernel --cut-over` shows the timings to choose by.
+# From this many taps on we use spectra; chosen by what `python -m benchmarks.large_kernel --cut-over` measures.
 # F.conv2d's gradients are far slower than its forward pass, so training changes over at smaller kernels. In inference
 # F.conv2d leaves out what a stride skips, and a transform does not. Measured on a CPU; other devices change over alike.
 SPECTRAL_FROM_TAPS_TRAINING = 8 * 8

@@ -20,8 +20,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou, clip_boxes_to_image, nms
 
+from mammo_ml.detector_bases import Base
+from mammo_ml.devices import device_of
 from mammo_ml.errors import BadInputError, MammoError, raise_if_any
-from mammo_ml.models.ssd_bases import BASES, Base, base_of, build_base
+from mammo_ml.models.ssd_bases import BASES, base_of, build_base
 from mammo_ml.parameters import Parameters
 
 CLASSES = ("background", "benign", "malignant")
@@ -47,10 +49,10 @@ class SsdParameters(Parameters):
         description="channels of `small`'s stem, the rest scale with it, as do the extra layers of `six_layer_cnn`; "
         "`vgg16` has its own",
     )
-    scales: tuple[Scale, ...] | None = Field(
+    scales: dict[Base, tuple[Scale, ...]] | None = Field(
         default=None,
-        description="sides of the default boxes over the input's side: one per feature map, and one beyond the last; "
-        "null for the base's own",
+        description="sides of the default boxes over the input's side, by base: one per feature map, and one beyond "
+        "the last; a base that is not named has its own",
     )
     scale_factor: float = Field(default=1.0, ge=0.5, le=2.0, description="all default boxes are so many times as large")
     negative_to_positive_ratio: float = Field(default=3.0, gt=0, description="hard negatives per matched default box")
@@ -65,9 +67,10 @@ class SsdParameters(Parameters):
 
     @model_validator(mode="after")
     def _scales_fit_the_feature_maps(self) -> Self:
-        wanted, scales = len(BASES[self.base].scales), self.scales
-        if scales is not None and (len(scales) != wanted or any(small >= large for small, large in pairwise(scales))):
-            raise ValueError(f"base {self.base}: scales must be {wanted} increasing numbers, found {list(scales)}")
+        for base, scales in (self.scales or {}).items():
+            wanted = len(BASES[base].scales)
+            if len(scales) != wanted or any(small >= large for small, large in pairwise(scales)):
+                raise ValueError(f"base {base}: scales must be {wanted} increasing numbers, found {list(scales)}")
         return self
 
 
@@ -76,11 +79,12 @@ class LesionSSD(SSD):  # type: ignore[misc]  # torchvision has no types
 
     def __init__(self, parameters: SsdParameters) -> None:
         design = BASES[parameters.base]
+        scales = (parameters.scales or {}).get(parameters.base, design.scales)
         super().__init__(
             build_base(parameters.base, parameters.width),
             DefaultBoxGenerator(
                 [list(ratios) for ratios in design.aspect_ratios],
-                scales=[parameters.scale_factor * scale for scale in parameters.scales or design.scales],
+                scales=[parameters.scale_factor * scale for scale in scales],
                 steps=list(design.strides),
             ),
             size=(design.input_px, design.input_px),
@@ -197,7 +201,7 @@ def detection_loss(model: LesionSSD, images: Tensor, boxes: Sequence[Tensor], la
     """
     _check_images(model, images)
     _check_targets(model, len(images), boxes, labels)
-    head_outputs, default_boxes = model.raw_outputs(images)
+    head_outputs, default_boxes = model.raw_outputs(images.to(device_of(model)))
     targets = [
         {"boxes": b.to(default_boxes), "labels": c.to(default_boxes.device)} for b, c in zip(boxes, labels, strict=True)
     ]
@@ -231,7 +235,7 @@ def predict_boxes(
         score_floor: boxes of this score or less are left out.
 
     Returns:
-        For each image its boxes (D, 4) in px, clipped to the image, with P(benign) (D,) and P(malignant) (D,).
+        For each image its boxes (D, 4) in px, clipped to the image, with P(benign) (D,) and P(malignant) (D,), on cpu.
         A box that lies wholly outside the image is left out.
 
     Raises:
@@ -239,14 +243,14 @@ def predict_boxes(
         MammoError: naming the images for which the network gives numbers that are not finite.
     """
     _check_images(model, images)
-    at_once = max(1, PIXELS_AT_ONCE // model.side_px**2)
+    at_once, device = max(1, PIXELS_AT_ONCE // model.side_px**2), device_of(model)
     was_training = model.training
     model.eval()
     try:
         found: list[Detections] = []
         with torch.inference_mode():
             for start in range(0, len(images), at_once):
-                head_outputs, default_boxes = model.raw_outputs(images[start : start + at_once])
+                head_outputs, default_boxes = model.raw_outputs(images[start : start + at_once].to(device))
                 _check_outputs(head_outputs, start)
                 probabilities = head_outputs["cls_logits"].softmax(2)
                 for offsets, p in zip(head_outputs["bbox_regression"], probabilities, strict=True):
@@ -272,7 +276,7 @@ def _suppress(
     inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
     boxes, p = boxes[inside], probabilities[candidates[inside]]
     keep = nms(boxes, p[:, 1:].sum(1), nms_iou)[:max_detections]
-    return Detections(boxes[keep], p[keep, 1], p[keep, 2])
+    return Detections(boxes[keep].cpu(), p[keep, 1].cpu(), p[keep, 2].cpu())
 
 
 def _check_images(model: LesionSSD, images: Tensor) -> None:

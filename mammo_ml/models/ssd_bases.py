@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 from torchvision.models.vgg import VGG16_Weights, cfgs, make_layers
 
+from mammo_ml.detector_bases import INPUT_PX, Base
 from mammo_ml.errors import BadInputError, MammoError, raise_if_any
 from mammo_ml.models.cnni_bcc import INPUT_MEAN, INPUT_STD, TRUNK_CHANNELS, CnniBcc
-
-Base = Literal["small", "six_layer_cnn", "vgg16"]
 
 GROUPS = 8
 FIRST_L2_SCALE = TRUNK_CHANNELS**0.5
@@ -70,7 +69,7 @@ class BaseDesign(NamedTuple):
 # Lesion boxes are squares, but the edge of an image halves some of them: 2:1 where lesions are large enough for that.
 BASES: dict[Base, BaseDesign] = {
     "small": BaseDesign(
-        input_px=128,
+        input_px=INPUT_PX["small"],
         strides=(4, 8, 16, 32),
         aspect_ratios=((), (), (2,), (2,)),
         # Sides of 14, 26, 46, 80 px; with the geometric means between neighbours: 19, 35, 61, 110 px.
@@ -80,7 +79,7 @@ BASES: dict[Base, BaseDesign] = {
         mark="backbone.stem.0.weight",
     ),
     "six_layer_cnn": BaseDesign(
-        input_px=128,
+        input_px=INPUT_PX["six_layer_cnn"],
         strides=(2, 4, 8, 16, 32),
         aspect_ratios=((), (), (), (2,), (2,)),
         # `scales_for` the 117 located lesions of mini-MIAS as windows of 256 px show them.
@@ -90,7 +89,7 @@ BASES: dict[Base, BaseDesign] = {
         mark="backbone.features.0.0.weight",
     ),
     "vgg16": BaseDesign(
-        input_px=300,
+        input_px=INPUT_PX["vgg16"],
         strides=(8, 16, 32, 64, 100, 300),
         aspect_ratios=((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
         # The paper's, as torchvision has them. They fit: half a stride off, 99 % of mini-MIAS's lesions as windows of
@@ -273,7 +272,7 @@ def imagenet_state(base: str) -> dict[str, Tensor]:
         raise MammoError(
             f"ImageNet weights for base vgg16 cannot be had from {DOWNLOAD.url}: {error}. "
             f"Download that file on another machine into {cache}, deleting what lies there under its name, "
-            "or choose `pretrained: starter`, `none`, or the path of weights."
+            "or choose `pretrained: none`, or a folder of weights of your own."
         ) from None
     return _as_detector_tensors(weights)
 

@@ -15,6 +15,7 @@ from mammo_ml.cache_check import damaged_outputs
 from mammo_ml.datasets.phantom import PhantomParameters
 from mammo_ml.errors import MammoError
 from mammo_ml.recipe import save_best
+from tests.pipelines.command_lines import command_of
 
 ROOT = Path(__file__).parents[2]
 UP_TO_DATE = "Data and pipelines are up to date."
@@ -56,11 +57,6 @@ def flip_byte(path: Path, position: float = 0.5) -> None:
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 RUN = ("ingest", "catalog", "split", "cut")
-
-
-def command_of(stage: str) -> list[str]:
-    """The stage's own command line, for fold 0, as words after `python -m`."""
-    return STAGES[stage]["cmd"].replace("${item.fold}", "0").split()[2:]
 
 
 def outputs_of(stage: str) -> list[str]:
@@ -131,7 +127,7 @@ def test_d4_the_stage_that_reads_damaged_files_refuses_names_them_and_writes_not
     names = DAMAGED[reads]
     record_property("tried", f"a byte of {' and '.join(names)} before {stage}")
     new = {output: f"refused/{output}" for output in outputs_of(stage)}
-    finished = run(damaged, *(new.get(word, word) for word in command_of(stage)))
+    finished = run(damaged, *(new.get(word, word) for word in command_of(ROOT, stage)[2:]))
     assert finished.returncode != 0
     assert [name for name in names if name not in finished.stderr] == []
     assert "Traceback" not in finished.stderr

@@ -30,6 +30,7 @@ import yaml
 from mammo_ml.errors import BadInputError
 from mammo_ml.manifest import write_manifest
 from pipelines.stage import check_inputs
+from tests.pipelines.command_lines import command_of
 from tests.pipelines.least_run import LEAST_RUN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -397,14 +398,13 @@ def stage_of(workspace: Path, name: str, file_bytes: int | None = None) -> tuple
     """Run one stage's command of dvc.yaml as DVC would, without DVC; `file_bytes` limits the size of any file."""
     stages = yaml.safe_load((workspace / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     fold = "@0" if "matrix" in stages[name] else ""
-    command = str(stages[name]["cmd"]).replace("${item.fold}", "0").split()
 
     def limit() -> None:
         if file_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     finished = subprocess.run(
-        command,
+        command_of(workspace, name),
         cwd=workspace,
         env=environment(DVC_STAGE=f"{name}{fold}", DVC_ROOT=str(workspace), **own_home(workspace)),
         text=True,

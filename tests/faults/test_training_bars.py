@@ -369,6 +369,16 @@ def test_t5_a_fold_that_shows_no_lesion_of_a_class_is_named_before_training(labe
 
 
 @pytest.mark.bar("T5")
+def test_t5_an_inner_part_without_a_class_is_named_before_tuning():
+    labels = ["normal", "benign", "malignant", "normal", "benign"]
+    roles = np.array(["train", "train", "train", "inner", "inner"])
+    with pytest.raises(BadInputError) as caught:
+        refuse_one_sided_fold(2, roles, labels, ("normal", "benign", "malignant"), "patch", "inner")
+    assert caught.value.problems == ["its inner part has no malignant patch"]
+    assert "No figure could be chosen by it" in str(caught.value)
+
+
+@pytest.mark.bar("T5")
 def test_t5_patches_of_one_class_alone_give_finite_weights():
     task = small.classifier_task(n_classes=1)
     fit(task, SHORT)

@@ -263,4 +263,7 @@ def test_lesion_figures_use_the_lesion_centred_patches_and_all_normal_ones():
 def test_a_film_is_abnormal_by_the_complement_of_its_normal_probability():
     p, labels, _ = random_case(12)
     figures = cl.film_figures(p, labels)
+    of_classes = [sk.roc_auc_score(labels == n, p[:, n]) for n in (1, 2)]
+    assert [figures["film_auc_benign"], figures["film_auc_malignant"]] == pytest.approx(of_classes)
+    assert figures["film_accuracy"] == pytest.approx((p.argmax(1) == labels).mean())
     assert figures["film_auc_normal_vs_abnormal"] == pytest.approx(sk.roc_auc_score(labels > 0, 1 - p[:, 0]))

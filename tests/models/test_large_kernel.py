@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mammo_ml.devices import device_named
 from mammo_ml.models import large_kernel
 from mammo_ml.models.large_kernel import (
     LargeKernelDepthwise,
@@ -80,6 +81,17 @@ def test_the_networks_own_layers_equal_conv2d(case, dtype, tolerance):
     if dtype == torch.float64:
         channels = 4  # conv2d takes seconds over all of them; channels do not meet each other
     assert_equal_to_conv2d(convolve, *random_case((channels, *rest), 1, dtype), tolerance=tolerance)
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["auto"] if torch.accelerator.is_available() else [])])
+@pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
+def test_the_networks_own_layers_are_the_same_on_every_device_there_is(case, device):
+    x, weight, stride, padding = random_case((4, *case[1:]), 3, torch.float32)
+    place = device_named(device)
+    found = depthwise_conv2d(x.to(place), weight.to(place), None, stride, padding)
+    assert found.device.type == place.type
+    expected = F.conv2d(F.pad(x, padding), weight, None, stride, groups=4)
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("images", [1, 2, 5])

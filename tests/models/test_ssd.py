@@ -273,7 +273,13 @@ def test_lists_and_shapes_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("min_negatives", 0), ("negative_to_positive_ratio", 0), ("base", "vgg17"), ("scales", [0.1, 0.3]), ("width", 7)],
+    [
+        ("min_negatives", 0),
+        ("negative_to_positive_ratio", 0),
+        ("base", "vgg17"),
+        ("scales", {"small": [0.1, 0.3]}),
+        ("width", 7),
+    ],
 )
 def test_a_parameter_out_of_range_is_refused_by_name(key, value):
     with pytest.raises(BadInputError, match=key):
@@ -282,4 +288,6 @@ def test_a_parameter_out_of_range_is_refused_by_name(key, value):
 
 def test_scales_must_increase():
     with pytest.raises(BadInputError, match="5 increasing numbers"):
-        parse_section({"scales": [0.1, 0.3, 0.2, 0.5, 1.0]}, SsdParameters, "params.yaml, section 'detector'")
+        parse_section(
+            {"scales": {"small": [0.1, 0.3, 0.2, 0.5, 1.0]}}, SsdParameters, "params.yaml, section 'detector'"
+        )

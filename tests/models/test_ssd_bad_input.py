@@ -7,13 +7,14 @@ from torch import Tensor
 
 from mammo_ml.checkpoints import Checkpoints
 from mammo_ml.detector import DetectorTask
+from mammo_ml.detector_bases import Base
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.imaging.augmentation import AugmentationParameters
 from mammo_ml.imaging.breast import canonical_transform
 from mammo_ml.imaging.canonical import CanonicalFilm
-from mammo_ml.imaging.patches import TileParameters
+from mammo_ml.imaging.patches import Tiling
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
-from mammo_ml.models.ssd_bases import BASES, Base
+from mammo_ml.models.ssd_bases import BASES
 from mammo_ml.models.weights import load_into
 from mammo_ml.prediction import FilmDetectionParameters, MergeParameters, detect_on_films
 from mammo_ml.training import TrainingParameters, fit, load_weights, save_weights
@@ -143,7 +144,10 @@ def test_weights_of_another_width_are_refused_by_tensor_and_shape():
 def test_a_film_smaller_than_a_tile_is_refused_with_both_sizes():
     pixels = np.full((140, 300), 200, dtype=np.uint8)
     film = CanonicalFilm("mdb001", pixels, pixels > 0, canonical_transform("left", 300, 140, 0.2))
-    tiles = TileParameters(window_px=256, step_px=128, input_px=128, min_breast_share=0)
+    tiles = Tiling(window_px=256, step_px=128, min_breast_share=0)
     looking = FilmDetectionParameters(tiles=tiles, merge=MergeParameters(nms_iou=0.3, max_per_tile=5, max_per_film=5))
-    with pytest.raises(BadInputError, match="300x140 px is smaller than a tile of 256 px"):
+    with pytest.raises(BadInputError) as caught:
         detect_on_films(detector(), [film], looking)
+    assert str(caught.value).startswith("film mdb001: ")
+    assert caught.value.problems == ["300x140 px is smaller than a tile of 256 px"]
+    assert str(caught.value).endswith("Choose a smaller window_px.")

@@ -13,11 +13,12 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import box_iou
 
+from mammo_ml.detector_bases import Base
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.models import ssd_bases
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
-from mammo_ml.models.ssd_bases import BASES, Base, imagenet_state, scales_for, trunk_of_classifier
+from mammo_ml.models.ssd_bases import BASES, imagenet_state, scales_for, trunk_of_classifier
 from mammo_ml.parameters import parse_section
 
 NO_BOXES, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
@@ -132,15 +133,15 @@ def test_sixteen_bits_inside_leave_boxes_and_outputs_in_float32_near_what_they_w
 
 def test_scales_given_must_be_as_many_as_the_base_needs():
     with pytest.raises(BadInputError, match="base vgg16: scales must be 7 increasing numbers"):
-        parse_section({"base": "vgg16", "scales": [0.1, 0.2, 0.3]}, SsdParameters, "params.yaml, section 'x'")
+        parse_section({"scales": {"vgg16": [0.1, 0.2, 0.3]}}, SsdParameters, "params.yaml, section 'x'")
     with pytest.raises(BadInputError, match="base small: scales must be 5 increasing numbers, found"):
-        parse_section({"scales": []}, SsdParameters, "params.yaml, section 'x'")
+        parse_section({"scales": {"small": []}}, SsdParameters, "params.yaml, section 'x'")
     assert parse_section({"scales": None}, SsdParameters, "x").scales is None
 
 
 def test_scales_given_become_the_sides_of_the_default_boxes():
     torch.manual_seed(0)
-    model = build_detector(SsdParameters(width=8, scales=(0.1, 0.2, 0.4, 0.6, 0.9))).eval()
+    model = build_detector(SsdParameters(width=8, scales={"small": (0.1, 0.2, 0.4, 0.6, 0.9)})).eval()
     boxes = default_boxes(model)
     torch.testing.assert_close(boxes[0, 2:] - boxes[0, :2], torch.tensor([12.8, 12.8]))
 
@@ -164,13 +165,13 @@ def test_scales_are_never_finer_than_their_map_can_place():
 def test_lesions_of_one_size_still_give_scales_that_increase():
     for base in BASES:
         scales = scales_for([100.0], base)
-        assert SsdParameters(base=base, scales=scales).scales == scales
+        assert SsdParameters(base=base, scales={base: scales}).scales == {base: scales}
 
 
 @pytest.mark.parametrize(("smallest", "largest"), [(7, 30), (10, 128), (40, 128)])
 def test_default_boxes_chosen_for_lesions_match_them_wherever_they_lie(smallest, largest):
     sides = torch.linspace(smallest, largest, 24).tolist()
-    chosen = SsdParameters(base="six_layer_cnn", width=8, scales=scales_for(sides, "six_layer_cnn"))
+    chosen = SsdParameters(base="six_layer_cnn", width=8, scales={"six_layer_cnn": scales_for(sides, "six_layer_cnn")})
     best = box_iou(squares(sides, 128, 20), default_boxes(build_detector(chosen).eval())).max(1).values
     assert (best >= 0.5).float().mean() >= 0.98
 
@@ -310,7 +311,7 @@ def test_imagenet_weights_that_cannot_be_had_name_the_ways_on(monkeypatch):
     text = str(caught.value)
     assert "cannot be had from https://host/vgg: <urlopen error Name or service not known>" in text
     assert "hub/checkpoints" in text
-    assert "choose `pretrained: starter`, `none`, or the path of weights" in text
+    assert "choose `pretrained: none`, or a folder of weights of your own" in text
 
 
 def test_a_server_that_never_answers_is_not_waited_for(monkeypatch, tmp_path):
