@@ -1,5 +1,7 @@
 """Figures of each configuration of the classifier, the mean over its seeds, and its paired gain over its reference."""
 
+from shutil import copyfile
+
 import numpy as np
 import pandas as pd
 
@@ -20,6 +22,7 @@ def evaluate_compare_classifier() -> None:
     found = compared(judged, asked.compared_with, SHOWN_OF_PATCHES, asked.resamples, asked.folds_seed)
     for name, figures in found.items():
         write_metrics({"by_patient": figures}, paths.out / name / "metrics.json")
+        copyfile(paths.predicted / f"{name}.csv", paths.out / name / "predictions.csv")
 
 
 def _judged(patches: pd.DataFrame) -> JudgedPatches:

@@ -1,5 +1,7 @@
 """Figures of each configuration of the detector, the mean over its seeds, and its paired gain over its reference."""
 
+from shutil import copyfile
+
 import pandas as pd
 
 from mammo_ml.comparisons import SHOWN_OF_FILMS, DetectorComparison, compared
@@ -23,6 +25,7 @@ def evaluate_compare_detector() -> None:
     by_configuration = compared(matched, asked.compared_with, SHOWN_OF_FILMS, asked.resamples, asked.folds_seed)
     for name, figures in by_configuration.items():
         write_metrics({"films_by_patient": figures}, paths.out / name / "metrics.json")
+        copyfile(paths.predicted / f"{name}.csv", paths.out / name / "predictions.csv")
 
 
 if __name__ == "__main__":
