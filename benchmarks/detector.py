@@ -27,12 +27,13 @@ from torchvision.models.detection.ssd import SSD
 from benchmarks.large_kernel import cpu_model
 from mammo_ml.allocator import keep_freed_memory
 from mammo_ml.datasets import phantom
+from mammo_ml.detector_bases import Base
 from mammo_ml.imaging.breast import CANONICAL_SPACING_MM, breast_mask, chest_wall_side
 from mammo_ml.imaging.canonical import CanonicalFilm, to_canonical
-from mammo_ml.imaging.patches import TileParameters, breast_tiles
+from mammo_ml.imaging.patches import Tiling, breast_tiles
 from mammo_ml.imaging.readers import Film
 from mammo_ml.models.ssd import CLASSES, LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
-from mammo_ml.models.ssd_bases import BASES, VGG_STD, Base, build_base
+from mammo_ml.models.ssd_bases import BASES, VGG_STD, build_base
 from mammo_ml.prediction import FilmDetectionParameters, MergeParameters, detect_on_films
 
 LEARNING_RATE = 1e-5
@@ -151,7 +152,7 @@ def measure(base: Base, n_images: int, repetitions: int, film: CanonicalFilm, st
 
     inference: dict[str, Run] = {THEIRS: predicting(theirs, listed)}
     films: dict[str, Run] = {}
-    tiles = TileParameters(window_px=256, step_px=step_px, input_px=ours.side_px, min_breast_share=0.5)
+    tiles = Tiling(window_px=256, step_px=step_px, min_breast_share=0.5)
     looking = FilmDetectionParameters(tiles=tiles, merge=MERGE)
     for name, sixteen_bits in PRECISIONS.items():
         inference[name] = in_precision(lambda: predict_boxes(ours, images), sixteen_bits)

@@ -269,11 +269,20 @@ def axis_of(edge: int, kernel: int, stride: int) -> Axis:
     return plan_axis(edge, kernel, stride, *same_padding(edge, kernel, stride))
 
 
+def taps_inside(edge: int, kernel: int, stride: int) -> int:
+    """Pairs of an output and a value of the kernel, along one axis, that meet on the map, not in its padding."""
+    before, _ = same_padding(edge, kernel, stride)
+    starts = torch.arange(-(-edge // stride)) * stride - before
+    return int(((starts + kernel).clamp(max=edge) - starts.clamp(min=0)).sum())
+
+
 def roofline(batch_size: int, seconds_of_step: float, repetitions: int) -> dict[str, float]:
-    """What bounds a training step: the multiply-adds of the plain convolution, and the transforms of this method alone.
+    """What bounds a training step and a prediction: a plain convolution's multiply-adds, and parts of ours alone.
 
     `direct_bound_patches_per_second` is the machine's matrix product on the plain convolution's multiply-adds, which no
-    such convolution can pass; `transforms_bound_patches_per_second` the transforms of one step and nothing else.
+    such convolution can pass, those with padding left out; `transforms_bound_patches_per_second` the transforms of one
+    step and nothing else; `inference_bound_patches_per_second` the transforms of a prediction and the two small
+    convolutions.
     """
     a, b = torch.rand(2, 2048, 2048)
     multiply = statistics.median(in_turns({"matmul": timed(lambda: a @ b)}, repetitions)["matmul"])
@@ -282,7 +291,7 @@ def roofline(batch_size: int, seconds_of_step: float, repetitions: int) -> dict[
     for channels, edge, kernel, stride in LAYERS:
         axis = axis_of(edge, kernel, stride)
         # Forward, and backward for images and for kernels.
-        multiply_adds += 3 * channels * (axis.outputs * kernel) ** 2
+        multiply_adds += 3 * channels * taps_inside(edge, kernel, stride) ** 2
         pairs = (batch_size // 2, channels)
         long = torch.rand(*pairs, axis.points, axis.points, dtype=torch.complex64)
         short = torch.rand(*pairs, axis.points // stride, axis.points // stride, dtype=torch.complex64)
@@ -295,13 +304,28 @@ def roofline(batch_size: int, seconds_of_step: float, repetitions: int) -> dict[
                     torch.fft.fft2(group)
                     torch.fft.ifft2(group)
 
-    alone = statistics.median(in_turns({"transforms": timed(transforms)}, repetitions)["transforms"])
+    layers = build_classifier(ClassifierParameters(variant="exact")).features
+    small = ((layers[0], torch.rand(batch_size, 1, 128, 128)), (layers[2], torch.rand(batch_size, 32, 64, 64)))
+
+    @torch.inference_mode()
+    def prediction() -> None:
+        for layer, x in small:
+            layer(x)
+        for long, short in spectra:
+            for group in long.split(8, dim=1):
+                torch.fft.fft2(group)
+            for group in short.split(8, dim=1):
+                torch.fft.ifft2(group)
+
+    parts = in_turns({"transforms": timed(transforms), "prediction": timed(prediction)}, repetitions)
+    alone, predicted = (statistics.median(parts[name]) for name in ("transforms", "prediction"))
     return {
         "matmul_gflop_per_second": gflops,
         "direct_gflop_per_patch": 2 * multiply_adds / 1e9,
         "direct_bound_patches_per_second": gflops / (2 * multiply_adds / 1e9),
         "transforms_bound_patches_per_second": batch_size / alone,
         "transforms_share_of_step": alone / seconds_of_step,
+        "inference_bound_patches_per_second": batch_size / predicted,
     }
 
 
@@ -313,8 +337,9 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def print_cut_over(repetitions: int) -> None:
-    """Print the milliseconds of spectra and F.conv2d by kernel size: where our layer should change over."""
+def cut_over(repetitions: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of spectra and F.conv2d by stride and kernel size: where our layer should change over."""
+    found = {}
     for stride in (1, 2):
         for size in (3, 5, 7, 8, 9, 12, 16, 24, 32):
             x, weight = torch.randn(4, 32, 64, 64), torch.randn(32, 1, size, size, requires_grad=True)
@@ -331,12 +356,13 @@ def print_cut_over(repetitions: int) -> None:
 
             training = in_turns({"spectra": trained(spectral), "conv2d": trained(direct)}, repetitions)
             with torch.inference_mode():
-                predicting = in_turns({"spectra": timed(spectral), "conv2d": timed(direct)}, repetitions)
-            told = [
-                f"{task} {1e3 * min(times['spectra']):.1f} ms against {1e3 * min(times['conv2d']):.1f}"
-                for task, times in (("training", training), ("inference", predicting))
-            ]
-            print(f"stride {stride}, {size}x{size}: {', '.join(told)}")
+                inference = in_turns({"spectra": timed(spectral), "conv2d": timed(direct)}, repetitions)
+            found[f"stride_{stride}_{size}x{size}"] = {
+                f"{task}_ms_{side}": 1e3 * min(times[side])
+                for task, times in (("training", training), ("inference", inference))
+                for side in ("spectra", "conv2d")
+            }
+    return found
 
 
 def cpu_model() -> str:
@@ -352,6 +378,14 @@ def has_matrix_units() -> bool:
     return cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text()
 
 
+def write(report: dict[str, Any], path: Path) -> None:
+    """Write a report, and show it."""
+    text = json.dumps(rounded(report), indent=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
 def main() -> None:
     """Measure and write the report."""
     keep_freed_memory()
@@ -361,12 +395,14 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report", type=Path, default=Path("reports/benchmarks/large_kernel.json"))
-    parser.add_argument("--cut-over", action="store_true", help="only print timings by kernel size")
+    parser.add_argument(
+        "--cut-over", action="store_true", help="only time both methods by kernel size (…_cut_over.json)"
+    )
     parser.add_argument("--memory-of", type=int, metavar="BATCH", help="only print the memory a training takes, MiB")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.cut_over:
-        print_cut_over(arguments.repetitions)
+        write(cut_over(arguments.repetitions), arguments.report.with_stem(f"{arguments.report.stem}_cut_over"))
         return
     if arguments.memory_of:
         train_and_tell_memory(arguments.memory_of)
@@ -387,9 +423,7 @@ def main() -> None:
             "torch": torch.__version__,
         },
     }
-    arguments.report.parent.mkdir(parents=True, exist_ok=True)
-    arguments.report.write_text(json.dumps(rounded(report), indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(rounded(report), indent=2))
+    write(report, arguments.report)
 
 
 if __name__ == "__main__":
