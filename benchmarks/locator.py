@@ -30,6 +30,7 @@ from mammo_ml.datasets import phantom
 from mammo_ml.errors import BadInputError
 from mammo_ml.imaging.breast import CANONICAL_SPACING_MM, breast_mask, chest_wall_side
 from mammo_ml.imaging.canonical import CanonicalFilm, eight_bits, to_canonical
+from mammo_ml.imaging.patches import TileParameters
 from mammo_ml.imaging.readers import Film, read_film, write_pgm
 from mammo_ml.locator import Locator, boxes_in_tiles
 from mammo_ml.locator_bundle import locator_of, open_bundle
@@ -72,15 +73,13 @@ def canonical(film: Film) -> CanonicalFilm:
 def one_film(locator: Locator, path: Path) -> tuple[dict[str, float], int, int]:
     """Seconds of a film by both ways and of a tile in each network; the numbers of its tiles, and of those searched."""
     looking = FilmDetectionParameters(tiles=locator.tiles, merge=locator.merge)
-    own = locator.tiles.model_copy(update={"input_px": locator.classifier_px})
+    own = TileParameters(**dict(locator.tiles) | {"input_px": locator.classifier_px})
     film = canonical(film_of(path))
     windows = tiles_of_film(film, locator.tiles)
     cascade, located = timed(lambda: locator.locate(film_of(path)))
     everywhere, _ = timed(lambda: detect_on_films(locator.detector, [canonical(film_of(path))], looking))
     classifier, _ = timed(lambda: classify_tiles(locator.classifier, film, own))
-    detector, _ = timed(
-        lambda: boxes_in_tiles(locator.detector, film, windows, looking.tiles.input_px, looking.merge),
-    )
+    detector, _ = timed(lambda: boxes_in_tiles(locator.detector, film, windows, looking.merge))
     of_tiles = {"classifier": classifier / len(windows), "detector": detector / len(windows)}
     return {"cascade": cascade, "everywhere": everywhere, **of_tiles}, len(windows), len(windows) - located.n_skipped
 
