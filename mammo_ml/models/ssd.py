@@ -286,7 +286,7 @@ def _check_images(model: LesionSSD, images: Tensor) -> None:
             "images for the detector",
             [f"found {images.dtype} of shape {tuple(images.shape)}"],
             f"Give float images in 0..1 of shape (N, {', '.join(map(str, wanted))}): base {model.base} sees cuts and "
-            f"tiles whose `input_px` is {model.side_px}.",
+            f"tiles of {model.side_px} px. Run stage `cut` again if they were made for another base.",
         )
 
 
