@@ -80,7 +80,9 @@ def test_a_box_of_no_area_and_a_box_outside_the_image_are_named_for_every_base(b
 
 
 def test_pictures_cut_for_another_base_are_refused_with_the_size_to_cut():
-    with pytest.raises(BadInputError, match=r"\(1, 1, 128, 128\)\nGive .* base vgg16 .*`input_px` is 300"):
+    with pytest.raises(
+        BadInputError, match=r"\(1, 1, 128, 128\)\nGive .* base vgg16 .* of 300 px\. Run stage `cut` again"
+    ):
         predict_boxes(detector("vgg16"), noise(1))
 
 
