@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,8 @@ from benchmarks.keras_network import TASKS
 from mammo_ml.allocator import keep_freed_memory
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.cnni_bcc import PATCH_PX
-from mammo_ml.models.large_kernel import Axis, LargeKernelDepthwise, SpectralDepthwise, plan_axis, same_padding
+from mammo_ml.models.large_kernel import METHODS, LargeKernelDepthwise, Method, depthwise_conv2d, same_padding
+from mammo_ml.models.spectral_depthwise import Axis, plan_axis
 
 LEARNING_RATE = 1e-3
 PRECISIONS = ("float32", "bfloat16")
@@ -337,30 +339,36 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def methods_at(size: int, stride: int) -> tuple[dict[str, Run], dict[str, Run]]:
+    """Training and prediction of a layer with kernels of that size, by each method."""
+    x, weight = torch.randn(4, 32, 64, 64), torch.randn(32, 1, size, size, requires_grad=True)
+    padding = same_padding(64, size, stride) * 2
+
+    def predict(method: Method) -> None:
+        with torch.inference_mode():
+            depthwise_conv2d(x, weight, None, stride, padding, method)
+
+    def train(method: Method) -> None:
+        y = depthwise_conv2d(x.detach().requires_grad_(), weight, None, stride, padding, method)
+        y.sum().backward()  # type: ignore[no-untyped-call]
+
+    # F.conv2d's gradients at 64 x 64 take seconds and decide nothing.
+    trained = [method for method in METHODS if size <= 32 or method != "direct"]
+    return (
+        {method: timed(partial(train, method)) for method in trained},
+        {method: timed(partial(predict, method)) for method in METHODS},
+    )
+
+
 def cut_over(repetitions: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of spectra and F.conv2d by stride and kernel size: where our layer should change over."""
+    """Milliseconds of each method by stride and kernel size: where our layer should change over."""
     found = {}
     for stride in (1, 2):
-        for size in (3, 5, 7, 8, 9, 12, 16, 24, 32):
-            x, weight = torch.randn(4, 32, 64, 64), torch.randn(32, 1, size, size, requires_grad=True)
-            padding = same_padding(64, size, stride) * 2
-
-            def spectral(x=x, weight=weight, stride=stride, padding=padding):  # type: ignore[no-untyped-def]
-                return SpectralDepthwise.apply(x, weight, None, stride, padding, torch.is_grad_enabled())
-
-            def direct(x=x, weight=weight, stride=stride, padding=padding):  # type: ignore[no-untyped-def]
-                return F.conv2d(F.pad(x, padding), weight, None, stride, groups=32)
-
-            def trained(layer: Any, x: Tensor = x) -> Run:
-                return timed(lambda: layer(x=x.detach().requires_grad_()).sum().backward())
-
-            training = in_turns({"spectra": trained(spectral), "conv2d": trained(direct)}, repetitions)
-            with torch.inference_mode():
-                inference = in_turns({"spectra": timed(spectral), "conv2d": timed(direct)}, repetitions)
+        for size in (3, 5, 7, 8, 9, 12, 16, 24, 32, 64):
             found[f"stride_{stride}_{size}x{size}"] = {
-                f"{task}_ms_{side}": 1e3 * min(times[side])
-                for task, times in (("training", training), ("inference", inference))
-                for side in ("spectra", "conv2d")
+                f"{task}_ms_{method}": 1e3 * min(seconds)
+                for task, sides in zip(("training", "inference"), methods_at(size, stride), strict=True)
+                for method, seconds in in_turns(sides, repetitions).items()
             }
     return found
 
@@ -396,7 +404,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report", type=Path, default=Path("reports/benchmarks/large_kernel.json"))
     parser.add_argument(
-        "--cut-over", action="store_true", help="only time both methods by kernel size (…_cut_over.json)"
+        "--cut-over", action="store_true", help="only time every method by kernel size (…_cut_over.json)"
     )
     parser.add_argument("--memory-of", type=int, metavar="BATCH", help="only print the memory a training takes, MiB")
     arguments = parser.parse_args()

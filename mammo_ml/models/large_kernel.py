@@ -1,41 +1,37 @@
 """Fast depthwise convolution for kernels of 32x32 and 64x64, equal to `Conv2d(groups=C)`.
 
-A depthwise kernel of K x K costs K² multiply-adds per output pixel; as a product of spectra its cost hardly grows with
-K. Five choices make it fast:
+Three methods give the same numbers, and which is fastest depends on the kernel's size, the type and the device:
 
-- The transform is only as long as the wanted outputs ask, not as the full linear convolution: what wraps around falls
-  on outputs nobody reads. 64 points with a kernel of 32 need 80 points instead of 95, a quarter less work than 96.
-- Two images are the real and the imaginary part of one: a real kernel acts on each alone, and complex transforms take
-  less time than real ones of as many images, above all the inverse.
-- Every s-th output has the spectrum of all outputs folded s times, so that stride s asks for a short inverse
-  transform; backward the short spectrum of the gradient is repeated, and nothing is filled with zeros.
-- Padding is a circular shift of the kernel, which is small and shared by the batch; the images are never shifted. A
-  bias is added to the spectrum's first value, and its gradient read there: neither passes over the images.
-- Channels go through in groups whose spectra stay in the processor's cache.
-
-The forward map is the restriction of an exact circulant, so both gradients are its exact transposes at the same size.
-Source of the method: Mathieu, Henaff and LeCun 2014, "Fast training of convolutional networks through FFTs".
+- `direct`: `F.conv2d`, for small kernels;
+- `spectra`: a product of spectra (`mammo_ml.models.spectral_depthwise`), whose cost hardly grows with the kernel;
+- `toeplitz`: each channel's kernel as banded matrices, one per row of it, that take a row of the image to a row of
+  outputs. Most of their entries are zeros, but dense products are what matrix units are made for.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-Padding = tuple[int, int, int, int]  # left, right, top, bottom: the order of F.pad
+from mammo_ml.models.spectral_depthwise import Padding, SpectralDepthwise, plan
 
-# From this many taps on we use spectra; chosen by what `python -m benchmarks.large_kernel --cut-over` measures.
-# F.conv2d's gradients are far slower than its forward pass, so training changes over at smaller kernels. In inference
-# F.conv2d leaves out what a stride skips, and a transform does not. Measured on a CPU; other devices change over alike.
+Method = Literal["direct", "spectra", "toeplitz"]
+
+# From this many taps on a CPU's vector units use spectra; chosen by what
+# `python -m benchmarks.large_kernel --cut-over` measures (reports/benchmarks/large_kernel_cut_over.json). F.conv2d's
+# gradients are far slower than its forward pass, so training changes over at smaller kernels. In inference F.conv2d
+# leaves out what a stride skips, and a transform does not. Toeplitz products are never the fastest there.
 SPECTRAL_FROM_TAPS_TRAINING = 8 * 8
 SPECTRAL_FROM_TAPS_INFERENCE = 24 * 24
 SPECTRAL_FROM_TAPS_INFERENCE_STRIDED = 32 * 32
-# Complex numbers in one group's spectrum: about the second-level cache on a CPU, bounded memory on an accelerator.
-GROUP_SPECTRUM_SIZE = {"cpu": 2**19, "other": 2**25}
+TRIAL_IMAGES = 16
+TRIALS = 3
 
 
 def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -45,16 +41,22 @@ def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
 
 
 def depthwise_conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: Padding = (0, 0, 0, 0)
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    padding: Padding = (0, 0, 0, 0),
+    method: Method | None = None,
 ) -> Tensor:
     """Convolve each channel with its own kernel: `F.conv2d(F.pad(x, padding), weight, bias, stride, groups=C)`.
 
     Args:
-        x: (N, C, H, W) of any floating type; types narrower than float32 are computed in float32.
+        x: (N, C, H, W) of any floating type; spectra of types narrower than float32 are computed in float32.
         weight: (C, 1, kh, kw), as `nn.Conv2d(C, C, (kh, kw), groups=C)` keeps it.
         bias: (C,) or None.
         stride: the same for both axes.
         padding: zeros to the left, right, top and bottom, in pixels.
+        method: how; by default what is fastest (`fastest_method`).
 
     Returns:
         (N, C, H', W') of x's type, differentiable once.
@@ -70,161 +72,99 @@ def depthwise_conv2d(
         raise ValueError(f"expected stride >= 1 and padding >= 0, found {stride} and {padding}")
     if min(axis.outputs for axis in plan(x, weight, stride, padding)) < 1:
         raise ValueError(f"kernel {(*weight.shape[2:],)} exceeds the image {(*x.shape[2:],)} padded by {padding}")
+    return METHODS[method or fastest_method(x, weight, bias, stride, padding)](x, weight, bias, stride, padding)
+
+
+def fastest_method(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding) -> Method:
+    """The method for this size, type and device; arguments as of `depthwise_conv2d`.
+
+    On a CPU it was measured once and for all, so that one training gives the same numbers twice. Where there are matrix
+    units, an accelerator's or, for bfloat16, AMX, nobody could measure it for you: the first convolution of a kind
+    there tries all three, and the process keeps the fastest.
+    """
     learned = (x, weight) if bias is None else (x, weight, bias)
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned)
-    from_taps = SPECTRAL_FROM_TAPS_INFERENCE if stride == 1 else SPECTRAL_FROM_TAPS_INFERENCE_STRIDED
-    if weight[0].numel() < (SPECTRAL_FROM_TAPS_TRAINING if training else from_taps):
-        return F.conv2d(F.pad(x, padding), weight, bias, stride, groups=x.shape[1])
-    y: Tensor = SpectralDepthwise.apply(x, weight, bias, stride, padding, training and weight.requires_grad)
+    if x.device.type == "meta" or not _has_matrix_units(x):
+        from_taps = SPECTRAL_FROM_TAPS_INFERENCE if stride == 1 else SPECTRAL_FROM_TAPS_INFERENCE_STRIDED
+        return "direct" if weight[0].numel() < (SPECTRAL_FROM_TAPS_TRAINING if training else from_taps) else "spectra"
+    narrowed = torch.is_autocast_enabled(x.device.type)
+    return _fastest_of_trial(
+        x.device, x.dtype, weight.dtype, (*x.shape[1:],), (*weight.shape,), stride, padding, training, narrowed
+    )
+
+
+def _has_matrix_units(x: Tensor) -> bool:
+    if x.device.type != "cpu":
+        return True
+    narrow = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return narrow == torch.bfloat16 and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+@cache
+def _fastest_of_trial(
+    device: torch.device,
+    dtype: torch.dtype,
+    weight_dtype: torch.dtype,
+    of_image: tuple[int, ...],
+    of_weight: tuple[int, ...],
+    stride: int,
+    padding: Padding,
+    training: bool,
+    narrowed: bool,  # by autocast, in which the trial runs as well: a part of the key alone
+) -> Method:
+    x = torch.zeros(TRIAL_IMAGES, *of_image, device=device, dtype=dtype)
+    weight = torch.zeros(of_weight, device=device, dtype=weight_dtype)
+
+    def work(method: Method) -> None:
+        with torch.set_grad_enabled(training), torch.inference_mode(False):
+            y = METHODS[method](x.requires_grad_(training), weight.requires_grad_(training), None, stride, padding)
+            if training:
+                torch.autograd.grad(y, (x, weight), torch.zeros_like(y))
+
+    seconds = {method: _seconds(partial(work, method), device) for method in METHODS}
+    return min(seconds, key=lambda method: seconds[method])
+
+
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    """The shortest of a few runs after a first one, which may compile or fetch."""
+    times = []
+    for _ in range(1 + TRIALS):
+        start = time.perf_counter()
+        work()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding) -> Tensor:
+    return F.conv2d(F.pad(x, padding), weight, bias, stride, groups=x.shape[1])
+
+
+def _spectra(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding) -> Tensor:
+    keep = torch.is_grad_enabled() and weight.requires_grad
+    y: Tensor = SpectralDepthwise.apply(x, weight, bias, stride, padding, keep)
     return y
 
 
-class Axis(NamedTuple):
-    """One axis of a strided convolution as every stride-th output of a circular one over `points` points."""
-
-    outputs: int
-    points: int
-
-
-def plan_axis(size: int, taps: int, stride: int, before: int, after: int) -> Axis:
-    """Find the shortest fast transform, a multiple of the stride, that is exact for the wanted outputs.
-
-    y[i] = sum_k x[stride * i + k - before] w[k]: that index may go around the circle only where the transform holds
-    zeros.
-    """
-    outputs = (size + before + after - taps) // stride + 1
-    # The least index, -before, must come around behind the last pixel; the greatest must not come around.
-    points = max(size + before, stride * (outputs - 1) + taps - before, taps, stride * outputs)
-    return Axis(outputs, stride * _fast_length(math.ceil(points / stride)))
+def _toeplitz(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding) -> Tensor:
+    """One dense convolution along the columns whose channels are the pixels of a row."""
+    n, channels, _, width = x.shape
+    columns = plan(x, weight, stride, padding)[1].outputs
+    # Which tap of its row takes each pixel to each output: (W', W); one beyond the last where none does.
+    taps = torch.arange(width, device=x.device) - stride * torch.arange(columns, device=x.device)[:, None] + padding[0]
+    n_taps = weight.shape[3]
+    taps = torch.where((taps >= 0) & (taps < n_taps), taps, n_taps)
+    banded = F.pad(weight[:, 0], (0, 1))[:, :, taps].permute(0, 2, 3, 1)  # (C, W', W, kh)
+    rows = F.pad(x.transpose(2, 3), (padding[2], padding[3])).reshape(n, channels * width, -1)
+    y = F.conv1d(rows, banded.reshape(channels * columns, width, -1), None, stride, groups=channels)
+    y = y.view(n, channels, columns, -1).transpose(2, 3)
+    return y if bias is None else y + bias[:, None, None]
 
 
-def _fast_length(at_least: int) -> int:
-    """Return the next length whose only prime factors are 2, 3 and 5."""
-    length = at_least
-    while True:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
-        length += 1
-
-
-def plan(x: Tensor, weight: Tensor, stride: int, padding: Padding) -> tuple[Axis, Axis]:
-    """Return the vertical and the horizontal axis."""
-    left, right, top, bottom = padding
-    rows = plan_axis(x.shape[2], weight.shape[2], stride, top, bottom)
-    columns = plan_axis(x.shape[3], weight.shape[3], stride, left, right)
-    return rows, columns
-
-
-class SpectralDepthwise(torch.autograd.Function):
-    """The convolution above as products of spectra.
-
-    `keep` holds the image spectra for `backward`, about 210 MB for both layers at batch 64.
-    """
-
-    @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding, keep: bool
-    ) -> Tensor:
-        rows, columns = plan(x, weight, stride, padding)
-        size = (rows.points, columns.points)
-        circles = weight.new_zeros(len(weight), *size, dtype=_at_least_float32(weight))
-        circles[:, : weight.shape[2], : weight.shape[3]] = weight[:, 0]
-        shift = (padding[2], padding[0])
-        kernels = torch.fft.fft2(circles.roll((-shift[0], -shift[1]), (1, 2)))
-        kernels_conj = (kernels.conj() / stride**2).resolve_conj()
-        y = x.new_empty(*x.shape[:2], rows.outputs, columns.outputs)
-        pairs = []
-        for group in _channel_groups(x, rows, columns):
-            pair = _spectrum_of_pairs(x[:, group], size)
-            if keep:
-                pairs.append(pair)
-            product = _fold(pair * kernels_conj[group], stride)
-            if bias is not None:
-                # The first value is the sum over all points, of both images.
-                total = bias[group].to(product.real.dtype) * product[0, 0].numel()
-                product[:, :, 0, 0] += torch.complex(total, total)
-            _inverse_of_pairs(product, out=y[:, group])
-        ctx.save_for_backward(x, weight, kernels)
-        ctx.pairs, ctx.axes, ctx.stride, ctx.shift = pairs, (rows, columns), stride, shift
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # noqa: D102
-        ctx: Any, grad_y: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
-        x, weight, kernels = ctx.saved_tensors
-        stride, (rows, columns) = ctx.stride, ctx.axes
-        size = (rows.points, columns.points)
-        pairs = iter(ctx.pairs)
-        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_kernels = torch.empty_like(kernels) if ctx.needs_input_grad[1] else None
-        grad_bias = grad_y.new_empty(len(weight), dtype=_at_least_float32(weight)) if ctx.needs_input_grad[2] else None
-        for group in _channel_groups(x, rows, columns):
-            # (pairs, channels, 1, rows, 1, columns), repeated `stride` times along each axis where it meets the others
-            grad = _spectrum_of_pairs(grad_y[:, group], (size[0] // stride, size[1] // stride))[:, :, None, :, None]
-            if grad_bias is not None:
-                of_pairs = grad[:, :, 0, 0, 0, 0]
-                grad_bias[group] = (of_pairs.real + of_pairs.imag).sum(0)
-            if grad_kernels is not None:
-                pair = next(pairs) if ctx.pairs else _spectrum_of_pairs(x[:, group], size)
-                # Its inverse's real part is the sum over both images; what one does to the other is imaginary.
-                met = (_repeats(pair, stride) * grad.conj().resolve_conj()).sum(0)
-                grad_kernels[group] = met.flatten(3, 4).flatten(1, 2)
-            if grad_x is not None:
-                product = (grad * _repeats(kernels[group], stride)).flatten(4, 5).flatten(2, 3)
-                _inverse_of_pairs(product, out=grad_x[:, group])
-        if grad_bias is not None:
-            grad_bias = grad_bias.to(weight.dtype)
-        if grad_kernels is None:
-            return grad_x, None, grad_bias, None, None, None
-        circles = torch.fft.ifft2(grad_kernels).real.roll(ctx.shift, (1, 2))
-        grad_weight = circles[:, None, : weight.shape[2], : weight.shape[3]].to(weight.dtype)
-        return grad_x, grad_weight.contiguous(), grad_bias, None, None, None
-
-
-def _channel_groups(x: Tensor, rows: Axis, columns: Axis) -> Iterator[slice]:
-    room = GROUP_SPECTRUM_SIZE.get(x.device.type, GROUP_SPECTRUM_SIZE["other"])
-    step = max(1, room // max(1, math.ceil(len(x) / 2) * rows.points * columns.points))
-    return (slice(start, start + step) for start in range(0, x.shape[1], step))
-
-
-def _at_least_float32(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _spectrum_of_pairs(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Transform (N, C, h, w) to (ceil(N / 2), C, *size): images 0, 2, … as real parts, 1, 3, … as imaginary ones."""
-    height, width = images.shape[2:]
-    shape = (math.ceil(len(images) / 2), images.shape[1], *size, 2)
-    pairs = images.new_zeros(shape, dtype=_at_least_float32(images))
-    pairs[:, :, :height, :width, 0] = images[0::2]
-    pairs[: len(images) // 2, :, :height, :width, 1] = images[1::2]
-    spectrum: Tensor = torch.fft.fft2(torch.view_as_complex(pairs))
-    return spectrum
-
-
-def _inverse_of_pairs(spectrum: Tensor, out: Tensor) -> None:
-    """Transform back into `out` (N, C, h, w), the first rows and columns: the inverse of `_spectrum_of_pairs`."""
-    pairs = torch.view_as_real(torch.fft.ifft2(spectrum))[:, :, : out.shape[2], : out.shape[3]]
-    out[0::2] = pairs[..., 0]
-    out[1::2] = pairs[: len(out) // 2, ..., 1]
-
-
-def _fold(spectrum: Tensor, stride: int) -> Tensor:
-    """Sum what `_repeats` shows side by side: the spectrum, times stride², of every stride-th value on both axes."""
-    # One sum over both axes takes far longer than two.
-    return spectrum if stride == 1 else _repeats(spectrum, stride).sum(-4).sum(-2)
-
-
-def _repeats(spectrum: Tensor, stride: int) -> Tensor:
-    """View (..., h, w) as (..., stride, h / stride, stride, w / stride): where a repeated spectrum meets it."""
-    height, width = spectrum.shape[-2:]
-    return spectrum.reshape(*spectrum.shape[:-2], stride, height // stride, stride, width // stride)
+METHODS: Mapping[Method, Callable[[Tensor, Tensor, Tensor | None, int, Padding], Tensor]] = MappingProxyType(
+    {"direct": _direct, "spectra": _spectra, "toeplitz": _toeplitz}
+)
 
 
 class LargeKernelDepthwise(nn.Module):

@@ -3,14 +3,9 @@ import torch
 import torch.nn.functional as F
 
 from mammo_ml.devices import device_named
-from mammo_ml.models import large_kernel
-from mammo_ml.models.large_kernel import (
-    LargeKernelDepthwise,
-    SpectralDepthwise,
-    depthwise_conv2d,
-    plan_axis,
-    same_padding,
-)
+from mammo_ml.models import large_kernel, spectral_depthwise
+from mammo_ml.models.large_kernel import METHODS, LargeKernelDepthwise, depthwise_conv2d, same_padding
+from mammo_ml.models.spectral_depthwise import SpectralDepthwise, plan_axis
 
 # (channels, (H, W), (kh, kw), stride, (left, right, top, bottom)): odd and even, non-square, none symmetric
 SMALL_CASES = {
@@ -71,6 +66,57 @@ def test_spectral_product_equals_conv2d_in_float64(case, keep):
     assert_equal_to_conv2d(convolve, *random_case(case, 3, torch.float64), tolerance=1e-10)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", SMALL_CASES.values(), ids=SMALL_CASES.keys())
+def test_every_method_equals_conv2d_in_float64(case, method):
+    def convolve(x, weight, stride, padding):
+        return depthwise_conv2d(x, weight, None, stride, padding, method)
+
+    assert_equal_to_conv2d(convolve, *random_case(case, 3, torch.float64), tolerance=1e-10)
+
+
+@pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
+def test_toeplitz_products_equal_conv2d_on_the_networks_own_layers(case):
+    def convolve(x, weight, stride, padding):
+        return depthwise_conv2d(x, weight, None, stride, padding, "toeplitz")
+
+    assert_equal_to_conv2d(convolve, *random_case((4, *case[1:]), 2, torch.float32), tolerance=1e-4)
+
+
+def method_where_matrix_units_are(monkeypatch, seconds, training):
+    """The method chosen for one convolution, twice; trials are not run but take `seconds`."""
+    asked = []
+    monkeypatch.setattr(large_kernel, "_has_matrix_units", lambda x: True)
+    monkeypatch.setattr(large_kernel, "_seconds", lambda work, device: asked.append(work) or seconds[len(asked) - 1])
+    large_kernel._fastest_of_trial.cache_clear()
+    x, weight, stride, padding = random_case(LAYERS["depthwise_64"], 1, torch.float32)
+    with torch.set_grad_enabled(training):
+        first, again = (large_kernel.fastest_method(x, weight, None, stride, padding) for _ in range(2))
+    large_kernel._fastest_of_trial.cache_clear()
+    assert first == again
+    assert len(asked) == len(METHODS)
+    return first, asked
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [((1, 2, 3), "direct"), ((2, 1, 3), "spectra"), ((3, 2, 1), "toeplitz")]
+)
+def test_where_matrix_units_are_all_methods_are_tried_once_and_the_fastest_is_kept(
+    seconds, expected, training, monkeypatch
+):
+    found, trials = method_where_matrix_units_are(monkeypatch, seconds, training)
+    assert found == expected
+    for work in trials:
+        work()  # what would have been timed runs, forward and, in training, backward
+
+
+def test_without_matrix_units_nothing_is_timed(monkeypatch):
+    monkeypatch.setattr(large_kernel, "_seconds", lambda work, device: pytest.fail("timed"))
+    x, weight, stride, padding = random_case(LAYERS["depthwise_64"], 1, torch.float32)
+    assert large_kernel.fastest_method(x, weight, None, stride, padding) == "spectra"
+
+
 @pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=str)
 def test_the_networks_own_layers_equal_conv2d(case, dtype, tolerance):
@@ -98,7 +144,7 @@ def test_the_networks_own_layers_are_the_same_on_every_device_there_is(case, dev
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("room", [1, 2**19], ids=["channel_by_channel", "at_once"])
 def test_a_bias_and_its_gradient_are_those_of_conv2d(images, stride, room, monkeypatch):
-    monkeypatch.setitem(large_kernel.GROUP_SPECTRUM_SIZE, "cpu", room)
+    monkeypatch.setitem(spectral_depthwise.GROUP_SPECTRUM_SIZE, "cpu", room)
     x, weight, _, padding = random_case((3, (11, 14), (8, 9), stride, (3, 4, 2, 3)), images, torch.float64)
     ours = torch.randn(3, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
@@ -121,7 +167,7 @@ def test_a_bias_alone_can_be_learned():
 
 def test_channels_split_into_groups_give_the_same_result(monkeypatch):
     # A room of 1 puts each channel into a group of its own.
-    monkeypatch.setitem(large_kernel.GROUP_SPECTRUM_SIZE, "cpu", 1)
+    monkeypatch.setitem(spectral_depthwise.GROUP_SPECTRUM_SIZE, "cpu", 1)
     x, weight, stride, padding = random_case((5, (9, 8), (4, 5), 2, (1, 2, 2, 1)), 2, torch.float64)
     assert_equal_to_conv2d(spectral, x, weight, stride, padding, tolerance=1e-10)
 
