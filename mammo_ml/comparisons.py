@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from mammo_ml.classifier import ClassifierRecipe
 from mammo_ml.detector import DetectorRecipe
 from mammo_ml.errors import raise_if_any
+from mammo_ml.imaging.patches import CutParameters
 from mammo_ml.metrics.classification import patch_figures
 from mammo_ml.metrics.paired import paired_difference
 from mammo_ml.metrics.resampling import intervals, resample_women
@@ -66,6 +67,13 @@ class Comparison(Parameters):
 
 class DetectorComparison(Comparison):
     """Section `compare_detector`."""
+
+    cut: CutParameters = Field(description="as cut of the project's params.yaml; input_px is the base's own")
+
+    def cutting(self, configuration: str) -> CutParameters:
+        """How films are cut for its base."""
+        edge = self.recipe(configuration, self.seeds[0]).network.input_px
+        return self.cut.model_copy(update={"input_px": edge})
 
     def recipe(self, configuration: str, seed: int) -> DetectorRecipe:
         """The recipe of one training.

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from mammo_ml.comparisons import DetectorComparison
-from mammo_ml.cutting import CutSet
-from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, read_table, write_table
+from mammo_ml.cutting import cut_detector_cuts
+from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, LESIONS, read_table, write_table
 from mammo_ml.detector import task_on_cuts
 from mammo_ml.evaluation import rounded
 from mammo_ml.imaging.canonical import canonical_films
@@ -15,28 +15,32 @@ from pipelines.training_stage import train
 
 
 def compare_detector() -> None:
-    paths = stage.arguments(__doc__, "configuration", "films", "films_table", "cuts", "out")
-    asked = stage.section("compare_detector", DetectorComparison)
+    paths = stage.arguments(__doc__, "configuration", "films", "catalog", "out")
+    asked, name = stage.section("compare_detector", DetectorComparison), str(paths.configuration)
     looking = stage.section("predict_detector", FilmDetectionParameters)
-    films, cuts = read_table(paths.films_table, FILMS), CutSet.load(paths.cuts)
+    films = read_table(paths.catalog / "films.csv", FILMS)
+    lesions = read_table(paths.catalog / "lesions.csv", LESIONS)
     folds = make_folds(films, asked.folds_seed)
     with stage.bar(len(films), "films at the scale of the input", "film") as advance:
         canonical = {}
         for film in canonical_films(paths.films, films):
             canonical[film.film_id] = film
             advance(1)
+    cuts = cut_detector_cuts(films, canonical, lesions, asked.cutting(name))
+    # Kept beside the predictions: checkpoints are keyed by it.
+    cuts.save(paths.out / "cuts")
     tables = []
     for seed in asked.seeds:
-        recipe = asked.recipe(str(paths.configuration), seed)
+        recipe = asked.recipe(name, seed)
         for fold in range(N_FOLDS):
             roles = roles_of(folds, cuts.cuts["patient_id"], fold)
             task = task_on_cuts(recipe, cuts, roles == "train", roles == "inner")
-            train("compare_detector", task, recipe, [paths.cuts], fold=fold, protocol="films_by_patient")
+            train("compare_detector", task, recipe, [paths.out / "cuts"], fold=fold, protocol="films_by_patient")
             own = films.loc[roles_of(folds, films["patient_id"], fold) == "test", "film_id"]
-            found = detect_on_films(task.model, (canonical[name] for name in own), looking)
+            found = detect_on_films(task.model, (canonical[film_id] for film_id in own), looking)
             tables.append(found.assign(seed=seed, fold=fold))
     columns = ["seed", "fold", "film_id", *BOX_COLUMNS, "p_benign", "p_malignant"]
-    write_table(rounded(pd.concat(tables, ignore_index=True))[columns], paths.out)
+    write_table(rounded(pd.concat(tables, ignore_index=True))[columns], paths.out / "predictions.csv")
 
 
 if __name__ == "__main__":

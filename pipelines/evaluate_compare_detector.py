@@ -19,13 +19,13 @@ def evaluate_compare_detector() -> None:
     truth = lesions_of_films(lesions, films)
     matched = {}
     for name in asked.configurations:
-        found = pd.read_csv(paths.predicted / f"{name}.csv")
+        found = pd.read_csv(paths.predicted / name / "predictions.csv")
         found = found[found["film_id"].isin(films["film_id"])].rename(columns={"film_id": "item"})
         matched[name] = [match_detections(part, truth, films, "films") for _, part in found.groupby("seed")]
     by_configuration = compared(matched, asked.compared_with, SHOWN_OF_FILMS, asked.resamples, asked.folds_seed)
     for name, figures in by_configuration.items():
         write_metrics({"films_by_patient": figures}, paths.out / name / "metrics.json")
-        copyfile(paths.predicted / f"{name}.csv", paths.out / name / "predictions.csv")
+        copyfile(paths.predicted / name / "predictions.csv", paths.out / name / "predictions.csv")
 
 
 if __name__ == "__main__":

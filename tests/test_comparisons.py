@@ -32,7 +32,18 @@ COMMON = {
 }
 BOTH = {"plain": "plain", "other": "plain"}
 """Each configuration's reference."""
-ASKED = {"seeds": [1, 2], "folds_seed": 20, "resamples": 100, "reference": "plain", "common": COMMON}
+CUT = {
+    "window_px": 256,
+    "input_px": 128,
+    "normals_per_lesion": 2,
+    "min_breast_share": 0.9,
+    "jittered_per_lesion": 2,
+    "jitter_px": 64,
+    "normal_cuts_per_film": 2,
+    "min_visible_share": 0.3,
+    "seed": 1,
+}
+ASKED = {"seeds": [1, 2], "folds_seed": 20, "resamples": 100, "reference": "plain", "cut": CUT, "common": COMMON}
 
 
 def comparison(**configurations: object) -> DetectorComparison:
@@ -57,6 +68,12 @@ def test_a_configuration_differs_in_its_own_keys_alone() -> None:
     assert recipe.training.learning_rate == 0.0001
     assert recipe.training.seed == 7
     assert recipe.model_copy(update={"training": plain.training}) == plain
+
+
+def test_films_are_cut_for_the_base_of_the_configuration() -> None:
+    asked = comparison(larger={"network": {"base": "vgg16"}})
+    assert (asked.cutting("plain").input_px, asked.cutting("larger").input_px) == (128, 300)
+    assert asked.cutting("larger").window_px == 256
 
 
 def test_merging_leaves_what_was_given_as_it_was() -> None:
