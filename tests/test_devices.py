@@ -77,7 +77,7 @@ def test_a_network_without_parameters_is_on_the_processor():
     assert device_of(nn.ReLU()) == torch.device("cpu")
 
 
-@pytest.mark.parametrize("variant", ["exact", "normalised", "compact"])
+@pytest.mark.parametrize("variant", ["exact", "normalised", "wide", "compact"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mean_squared_error"])
 @pytest.mark.filterwarnings("ignore:.*meta")
 def test_what_a_classifier_learns_from_goes_where_it_is(variant, loss):

@@ -17,7 +17,7 @@ def as_torch_counts(network: torch.nn.Module, input_px: int) -> float:
     return counter.get_total_flops() / 2
 
 
-@pytest.mark.parametrize("variant", ["exact", "normalised"])
+@pytest.mark.parametrize("variant", ["exact", "normalised", "wide"])
 def test_the_classifier_costs_what_torch_counts(variant: str) -> None:
     network = build_classifier(ClassifierParameters(variant=variant))
     assert multiply_adds(network, 128) == as_torch_counts(network, 128)

@@ -15,7 +15,7 @@ def with_spot(at: tuple[int, int], side: int = 128, size: int = 9) -> np.ndarray
     return picture
 
 
-@pytest.mark.parametrize("variant", ["exact", "normalised", "compact"])
+@pytest.mark.parametrize("variant", ["exact", "normalised", "wide", "compact"])
 def test_every_classifier_has_a_map_as_large_as_its_picture_and_keeps_its_weights(variant: str) -> None:
     torch.manual_seed(0)
     model = build_classifier(ClassifierParameters(variant=variant))

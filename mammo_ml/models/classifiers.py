@@ -2,6 +2,7 @@
 
 - `exact`: the slides' six layers (`mammo_ml.models.cnni_bcc`), 309,731 parameters.
 - `normalised`: the same with batch normalisation and dropout.
+- `wide`: the same as `normalised` with twice the channels, 624,323 parameters.
 - `compact`: the detector's base `small` (`mammo_ml.models.ssd_bases`), its two coarsest maps pooled, 1.2 million
   parameters. It can start from weights that learned from other mammograms.
 """
@@ -13,12 +14,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mammo_ml.models.cnni_bcc import CLASSES, INPUT_MEAN, INPUT_STD, Activation, CnniBcc, InputScaling
+from mammo_ml.models.cnni_bcc import CHANNELS, CLASSES, INPUT_MEAN, INPUT_STD, Activation, CnniBcc, InputScaling
 from mammo_ml.models.ssd_bases import SmallBase
 from mammo_ml.models.weights import load_into
 from mammo_ml.parameters import Parameters
 
-Variant = Literal["exact", "normalised", "compact"]
+Variant = Literal["exact", "normalised", "wide", "compact"]
 COMPACT_WIDTH = 32
 """As the detector's starter has it: its base is what a compact classifier's pre-training starts from."""
 
@@ -28,7 +29,7 @@ class ClassifierParameters(Parameters):
 
     variant: Variant = Field(
         description="exact: the slides' table; normalised: with batch normalisation after each convolution, and "
-        "dropout; compact: the base of the small detector"
+        "dropout; wide: that with twice the channels; compact: the base of the small detector"
     )
     activation: Activation = Field(
         default="relu", description="after each convolution of the six layers; the slides do not name it"
@@ -78,12 +79,13 @@ def build_classifier(parameters: ClassifierParameters) -> nn.Module:
     match parameters.variant:
         case "exact":
             return CnniBcc(activation=parameters.activation, input_scaling=parameters.input_scaling)
-        case "normalised":
+        case "normalised" | "wide":
             return CnniBcc(
                 normalised=True,
                 activation=parameters.activation,
                 dropout=parameters.dropout,
                 input_scaling=parameters.input_scaling,
+                channels=CHANNELS if parameters.variant == "normalised" else 2 * CHANNELS,
             )
         case "compact":
             return CompactClassifier(parameters.dropout)

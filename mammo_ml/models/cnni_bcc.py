@@ -1,7 +1,8 @@
-"""The six-layer classifier of the slides (after CNNI-BCC: Ting, Tan and Sim 2019), exactly, and one variant of it.
+"""The six-layer classifier of the slides (after CNNI-BCC: Ting, Tan and Sim 2019), exactly, and variants of it.
 
-The variant has batch normalisation after each convolution. What it learned can be `folded` into the exact network: in
-evaluation a batch normalisation is a scale and a shift of each channel, which the convolution before it can take over.
+Variants have batch normalisation after each convolution, and one has twice the channels. What was learned with it can
+be `folded` into a network without: in evaluation a batch normalisation is a scale and a shift of each channel, which
+the convolution before it can take over.
 
 The slides' layer table, one row per layer, for patches of 128 x 128 x 1:
 
@@ -28,7 +29,8 @@ INPUT_MEAN, INPUT_STD = 0.5, 0.25
 """Inputs are centred before the first layer (inferred: the slides do not say). Fed 0 to 1 as they are, the exact
 network stayed at chance for 400 steps on real patches; centred, it learned (docs/experiments.md)."""
 CLASSES = 3  # normal, benign, malignant: the order of catalog.LABELS
-TRUNK_CHANNELS = 64
+CHANNELS = 32
+TRUNK_CHANNELS = 2 * CHANNELS
 Activation = Literal["relu", "linear"]
 InputScaling = Literal["global", "local"]
 LOCAL_WINDOW_PX = 9
@@ -76,6 +78,7 @@ class CnniBcc(nn.Module):
         activation: after each convolution; the slides do not name it, relu is inferred.
         dropout: before the dense layer.
         input_scaling: what the first layer is fed: grey values, centred, or their `local_contrast`.
+        channels: of the first convolution, 32 in the slides; the second half of the trunk has twice as many.
     """
 
     def __init__(
@@ -85,9 +88,11 @@ class CnniBcc(nn.Module):
         activation: Activation = "relu",
         dropout: float = 0.0,
         input_scaling: InputScaling = "global",
+        channels: int = CHANNELS,
     ) -> None:
         super().__init__()
-        self.activation, self.input_scaling = activation, input_scaling
+        self.activation, self.input_scaling, self.channels = activation, input_scaling, channels
+        trunk = 2 * channels
 
         def convolution(layer: nn.Module, channels: int) -> nn.Sequential:
             block = nn.Sequential(layer)
@@ -98,14 +103,14 @@ class CnniBcc(nn.Module):
             return block
 
         self.features = nn.Sequential(
-            convolution(SameConv2d(1, 32, 3, stride=2), 32),  # (N, 32, 64, 64)
-            convolution(LargeKernelDepthwise(32, 32), 32),  # (N, 32, 64, 64)
-            convolution(SameConv2d(32, TRUNK_CHANNELS, 1), TRUNK_CHANNELS),  # (N, 64, 64, 64)
-            convolution(LargeKernelDepthwise(TRUNK_CHANNELS, 64, stride=2), TRUNK_CHANNELS),  # (N, 64, 32, 32)
+            convolution(SameConv2d(1, channels, 3, stride=2), channels),  # (N, 32, 64, 64)
+            convolution(LargeKernelDepthwise(channels, 32), channels),  # (N, 32, 64, 64)
+            convolution(SameConv2d(channels, trunk, 1), trunk),  # (N, 64, 64, 64)
+            convolution(LargeKernelDepthwise(trunk, 64, stride=2), trunk),  # (N, 64, 32, 32)
         )
         self.pool = nn.AvgPool2d(4)  # (N, 64, 8, 8)
         self.dropout = nn.Dropout(dropout)
-        self.dense = nn.Linear(TRUNK_CHANNELS * (PATCH_PX // 16) ** 2, CLASSES)
+        self.dense = nn.Linear(trunk * (PATCH_PX // 16) ** 2, CLASSES)
         _initialise_as_keras(self.dense)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,11 +123,11 @@ class CnniBcc(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> "CnniBcc":
-        """The exact network that says in evaluation what this one says: each normalisation in its convolution.
+        """The network without normalisation that says in evaluation what this one says: each in its convolution.
 
         Without batch normalisation it is a copy. It is in evaluation mode.
         """
-        exact = CnniBcc(activation=self.activation, input_scaling=self.input_scaling)
+        exact = CnniBcc(activation=self.activation, input_scaling=self.input_scaling, channels=self.channels)
         for block, into in zip(self.features, exact.features, strict=True):
             own, target = (cast(nn.Conv2d, cast(nn.Sequential, part)[0]) for part in (block, into))
             target.load_state_dict(own.state_dict())

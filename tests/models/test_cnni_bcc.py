@@ -91,7 +91,7 @@ def test_padding_is_keras_same(layer, size):
     np.testing.assert_allclose(found, same_convolution_slow(image, kernel, stride), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("variant", ["exact", "normalised"])
+@pytest.mark.parametrize("variant", ["exact", "normalised", "wide"])
 def test_the_seed_alone_decides_the_weights(variant):
     first, again, other = build(variant, 1).state_dict(), build(variant, 1).state_dict(), build(variant, 2).state_dict()
     torch.testing.assert_close(first, again, rtol=0, atol=0)
@@ -131,7 +131,7 @@ def test_the_network_learns_to_see_a_bright_spot(variant, steps):
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-@pytest.mark.parametrize("variant", ["exact", "normalised"])
+@pytest.mark.parametrize("variant", ["exact", "normalised", "wide"])
 def test_an_even_patch_gives_finite_logits_and_gradients(variant, value):
     network = build(variant)
     network(torch.full((2, 1, 128, 128), value)).sum().backward()
@@ -182,9 +182,12 @@ def test_every_layer_says_what_keras_says():
     np.testing.assert_allclose(logits.numpy(), stored["logits"], rtol=1e-4, atol=1e-4 * np.abs(stored["logits"]).max())
 
 
-@pytest.mark.parametrize("input_scaling", ["global", "local"])
-def test_the_folded_network_is_the_exact_one_and_says_the_same(input_scaling):
-    network = build("normalised", dropout=0.3, input_scaling=input_scaling)
+@pytest.mark.parametrize(
+    ("variant", "input_scaling", "n_parameters"),
+    [("normalised", "global", 309_731), ("normalised", "local", 309_731), ("wide", "global", 623_555)],
+)
+def test_the_folded_network_is_the_exact_one_and_says_the_same(variant, input_scaling, n_parameters):
+    network = build(variant, dropout=0.3, input_scaling=input_scaling)
     patches, labels = bright_spots(4, seed=1)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     for _ in range(3):  # so that no scale is 1 and no mean 0
@@ -193,7 +196,7 @@ def test_the_folded_network_is_the_exact_one_and_says_the_same(input_scaling):
         optimizer.step()
     folded = network.folded()
     assert folded.state_dict().keys() == build().state_dict().keys()
-    assert sum(p.numel() for p in folded.parameters()) == 309_731
+    assert sum(p.numel() for p in folded.parameters()) == n_parameters
     with torch.inference_mode():
         before, after = network.eval()(patches), folded(patches)
     assert before.abs().max() > 0.01
