@@ -18,7 +18,7 @@ from pydantic import Field
 from mammo_ml.cutting import CutSet, truth_of_cuts, windows_on_film
 from mammo_ml.datasets.catalog import BOX_COLUMNS, LABELS, rows
 from mammo_ml.errors import BadInputError, raise_if_any
-from mammo_ml.metrics.classification import auc_macro, balanced_accuracy, film_figures, patch_figures
+from mammo_ml.metrics.classification import auc, auc_macro, balanced_accuracy, film_figures, patch_figures
 from mammo_ml.metrics.detection import MatchedDetections, detection_figures, match_detections
 from mammo_ml.metrics.froc import sensitivity_at
 from mammo_ml.metrics.resampling import intervals, resample_women
@@ -94,6 +94,33 @@ def evaluate_patches(patches: pd.DataFrame, parameters: EvaluateParameters) -> F
         parameters,
     )
     return figures | _counts(patches, "n_patches")
+
+
+def evaluate_negatives(patches: pd.DataFrame, film_labels: pd.Series, parameters: EvaluateParameters) -> Figures:
+    """AUC of lesions' patches against normal patches, those of normal films and those of films with a lesion apart.
+
+    Were it the film that is recognised, or the breast of a woman with a lesion, the second would be near 0.5. Empty
+    where no normal patch is of a film with a lesion.
+
+    Args:
+        patches: patient_id, film_id, label, p_normal, p_benign, p_malignant; one row each.
+        film_labels: by film_id.
+        parameters: number of resamples and seed.
+    """
+    score, lesion = 1 - _probabilities(patches)[:, 0], _classes(patches["label"]) > 0
+    of_normal_film = (patches["film_id"].map(film_labels) == LABELS[0]).to_numpy()
+    if not (~lesion & ~of_normal_film).any():
+        return {}
+    parts = {
+        "auc_against_normal_films": np.flatnonzero(lesion | of_normal_film),
+        "auc_against_abnormal_films": np.flatnonzero(lesion | ~of_normal_film),
+    }
+
+    def figures(weights: NDArray[np.float64] | None = None) -> Figures:
+        weights = np.ones(len(patches)) if weights is None else weights
+        return {name: auc(score[own], lesion[own], weights[own]) for name, own in parts.items()}
+
+    return with_bounds(figures(), figures, patches["patient_id"], dict.fromkeys(parts, 0.5), parameters)
 
 
 def evaluate_films(films: pd.DataFrame, parameters: EvaluateParameters) -> Figures:

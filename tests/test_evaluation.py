@@ -58,6 +58,24 @@ def test_a_classifier_that_is_always_right_and_one_that_knows_nothing():
     assert by_film["film_auc_macro_baseline"] == 0.5
 
 
+def test_whoever_knows_the_film_and_not_the_lesion_is_told_by_the_negatives():
+    # A normal film, an abnormal one with a lesion's patch and one beside it, of each of 20 women.
+    rows = [(f"w{n}", f"f{n}_{film}", label) for n in range(20) for film, label in ((0, 0), (1, 2), (1, 0))]
+    table = pd.DataFrame([(w, f, ["normal", "benign", "malignant"][k]) for w, f, k in rows])
+    table.columns = ["patient_id", "film_id", "label"]
+    films = pd.Series({f"f{n}_{film}": ["normal", "malignant"][film] for n in range(20) for film in range(2)})
+    abnormal_film = table["film_id"].map(films) != "normal"
+    for known, beside in ((table["label"] != "normal", 1.0), (abnormal_film, 0.5)):
+        p = known.astype(float)
+        said = table.assign(p_normal=1 - p, p_benign=p / 2, p_malignant=p / 2)
+        found = ev.evaluate_negatives(said, films, ev.EvaluateParameters(resamples=100, seed=1))
+        assert found["auc_against_normal_films"] == 1
+        assert found["auc_against_abnormal_films"] == beside
+        assert found["auc_against_abnormal_films_hi"] == beside
+    only = said[~((said["label"] == "normal") & abnormal_film)].reset_index(drop=True)
+    assert ev.evaluate_negatives(only, films, ev.EvaluateParameters(resamples=100, seed=1)) == {}
+
+
 def test_a_film_is_called_by_what_stands_highest_above_its_share():
     # 8 of 12 films are normal. The abnormal ones are never called so by their largest probability, 0.5 for normal; but
     # 0.3 stands further above a share of 1/6 than 0.5 above one of 2/3. One normal film looks like a benign one.

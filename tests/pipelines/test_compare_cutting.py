@@ -83,7 +83,8 @@ def test_from_the_films_to_the_table(workspace: Path, monkeypatch: pytest.Monkey
         leaky = found[found["protocol"] == "patches_at_random_leaky"]
         assert len(leaky) == round(0.2 * 5 * 8 * WOMEN)
 
-    run(monkeypatch, evaluate_compare_cutting, "--predicted", "predicted", "--cut", "told", "--out", "compared")
+    places = ["--films-table", "catalog/films.csv", "--predicted", "predicted"]
+    run(monkeypatch, evaluate_compare_cutting, *places, "--cut", "told", "--out", "compared")
     metrics = json.loads((workspace / "compared/grid_256_film/metrics.json").read_text(encoding="utf-8"))
     assert metrics["lesions"] == {
         "n_lesions": 10,
@@ -98,6 +99,11 @@ def test_from_the_films_to_the_table(workspace: Path, monkeypatch: pytest.Monkey
     assert set(metrics) == {
         *("by_patient", "logistic_baseline", "by_patient_minus_logistic", "patches_at_random_leaky", "lesions")
     }
+    by_lesion = json.loads((workspace / "compared/grid_256_lesion_overlap/metrics.json").read_text(encoding="utf-8"))
+    assert set(by_lesion) - set(metrics) == {"by_patient_by_negatives"}
+    for way in WAYS:
+        copied = (workspace / "compared" / way / "predictions.csv").read_bytes()
+        assert copied == (workspace / "predicted" / way / "predictions.csv").read_bytes()
     assert (workspace / "compared/table.md").read_text(encoding="utf-8").count("\n") == 4
 
 
