@@ -52,12 +52,16 @@ def froc_figure(
 
 
 def precision_recall_figure(
-    recalls: Floats, precisions: Floats, band: tuple[Floats, Floats], average: float, title: str
+    recalls: Floats, precisions: Floats, band: tuple[Floats, Floats], baseline: Floats, title: str
 ) -> Figure:
-    """Precision over recall with its 95 % band, all (T,), and the average precision in the legend."""
+    """Precision over recall with its 95 % band and the random boxes beside it, all (T,); their means in the legend."""
     figure, axes = _square(title, "recall (lesions found)", "precision (boxes that are right)")
-    axes.step(recalls, precisions, where="pre", color=BLUE, linewidth=2, label=f"detector, average {average:.2f}")
+    axes.step(
+        recalls, precisions, where="pre", color=BLUE, linewidth=2, label=f"detector, average {precisions.mean():.2f}"
+    )
     axes.fill_between(recalls, *band, step="pre", color=BLUE, alpha=0.2, label="95 %, women resampled")
+    told = f"random boxes on the breast, average {baseline.mean():.2f}"
+    axes.step(recalls, baseline, where="pre", color=GREY, linestyle=":", label=told)
     axes.legend(loc="upper right", fontsize=8, frameon=False)
     return figure
 

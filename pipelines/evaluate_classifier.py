@@ -11,8 +11,8 @@ from mammo_ml.cutting import PatchSet
 from mammo_ml.datasets.catalog import FILMS, LABELS, LESIONS, read_table, write_table
 from mammo_ml.metrics.classification import auc, confusion_matrix, malignancy, roc_curve
 from mammo_ml.metrics.subgroups import classifier_subgroups
-from mammo_ml.patch_baseline import baseline_probabilities, differences, patch_features
-from mammo_ml.splits import in_folds, read_folds, roles_of
+from mammo_ml.patch_baseline import Floats, baseline_probabilities, differences, patch_features
+from mammo_ml.splits import RandomSplitParameters, in_folds, read_folds, roles_of, split_at_random_leaky
 from mammo_ml.truth import ITEMS_FILE, judged_items, judged_lesions
 from pipelines import stage
 from pipelines.recording import record_and_register, save_figure
@@ -41,14 +41,23 @@ def evaluate_classifier() -> None:
     tested = {fold: np.asarray(roles_of(folds, women, fold) == "test") for fold in stage.folds()}
     shares = evaluation.shares_outside(films_table["label"], tested)
     honest |= evaluation.evaluate_film_decisions(films, shares, parameters)
-    nothing = _logistic(patch_set, films_table, folds)
+    features = patch_features(patch_set, films_table)
+    nothing = _logistic(patch_set, features, folds)
+    nothing_leaky = _logistic_leaky(patch_set, features, stage.section("leaky_classifier", RandomSplitParameters).seed)
     metrics = {
         "by_patient": honest,
         "logistic_baseline": evaluation.evaluate_patches(nothing, parameters),
         "by_patient_minus_logistic": differences(patches, nothing, parameters.resamples, parameters.seed),
         "patches_at_random_leaky": evaluation.evaluate_patches(leaky, parameters),
+        "logistic_baseline_leaky": evaluation.evaluate_patches(nothing_leaky, parameters),
+        "leaky_minus_logistic": differences(leaky, nothing_leaky, parameters.resamples, parameters.seed),
     }
-    protocols = {"by_patient": [patches, films], "patches_at_random_leaky": [leaky], "logistic_baseline": [nothing]}
+    protocols = {
+        "by_patient": [patches, films],
+        "patches_at_random_leaky": [leaky],
+        "logistic_baseline": [nothing],
+        "logistic_baseline_leaky": [nothing_leaky],
+    }
     predictions = pd.concat(
         [table.assign(protocol=name) for name, tables in protocols.items() for table in tables], ignore_index=True
     )
@@ -59,24 +68,45 @@ def evaluate_classifier() -> None:
     write_table(pd.concat(items, ignore_index=True), paths.gallery / ITEMS_FILE)
     lesions = read_table(paths.catalog / "lesions.csv", LESIONS)
     truth = expected[expected["kind"] == "lesion"].rename(columns={"patch_id": "item", "label": "severity"})
-    true = judged_lesions("by_patient", truth, lesions, films_table)
-    by_subgroup = classifier_subgroups(patches, true, items[0], parameters.resamples, parameters.seed)
-    write_table(by_subgroup, paths.out / "subgroups.csv")
+    views = patch_set.items_of_views()
+    seen = views[(views["kind"] == "lesion") & views["item"].isin(leaky["item"])].rename(columns={"label": "severity"})
+    judged = {"by_patient": (patches, truth), "patches_at_random_leaky": (leaky, seen)}
+    by_subgroup = [
+        classifier_subgroups(
+            said,
+            judged_lesions(protocol, true, lesions, films_table),
+            judged_items(protocol, "patch", said, films_table),
+            parameters.resamples,
+            parameters.seed,
+        )
+        for protocol, (said, true) in judged.items()
+    ]
+    write_table(pd.concat(by_subgroup, ignore_index=True), paths.out / "subgroups.csv")
     _draw(patches, films, paths)
     save_figure(_gallery(patches, patch_set), paths.gallery / "best_and_worst.png")
     record_and_register("classifier", parameters, paths)
 
 
-def _logistic(patch_set: PatchSet, films: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
+def _logistic(patch_set: PatchSet, features: Floats, folds: pd.DataFrame) -> pd.DataFrame:
     """The test patches of every fold as a logistic regression on five numbers sees them, fitted on the others."""
-    features, labels = patch_features(patch_set, films), patch_set.labels
-    tables = []
+    labels, tables = patch_set.labels, []
     for fold in stage.folds():
         tested = np.asarray(roles_of(folds, patch_set.patches["patient_id"], fold) == "test")
         table = patch_set.patches[tested].assign(fold=fold, unit="patch", item=patch_set.patches["patch_id"])
         table[evaluation.PROBABILITY_COLUMNS] = baseline_probabilities(features, labels, ~tested)[tested]
         tables.append(table)
     return evaluation.rounded(pd.concat(tables, ignore_index=True))
+
+
+def _logistic_leaky(patch_set: PatchSet, features: Floats, seed: int) -> pd.DataFrame:
+    """The same of the leaky protocol's test pictures; the views of a patch have the five numbers of the patch."""
+    items = patch_set.items_of_views()
+    own = np.repeat(np.arange(len(features)), len(items) // len(features))
+    tested = split_at_random_leaky(len(items), seed) == "test"
+    found = baseline_probabilities(features[own], patch_set.labels[own], ~tested)[tested]
+    table = items[tested].assign(fold="test", unit="patch")
+    table[evaluation.PROBABILITY_COLUMNS] = found
+    return evaluation.rounded(table.reset_index(drop=True))
 
 
 def _draw(patches: pd.DataFrame, films: pd.DataFrame, paths: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from mammo_ml.film_pictures import marked_film, panel_films, surest_false_positi
 from mammo_ml.imaging.canonical import check_films, eight_bits
 from mammo_ml.imaging.readers import read_film
 from mammo_ml.metrics.detection import MatchedDetections, match_detections
-from mammo_ml.metrics.precision_recall import precision_recall_band
+from mammo_ml.metrics.precision_recall import precision_at_recalls, precision_recall_band
 from mammo_ml.metrics.subgroups import detector_subgroups, lesion_hit, thresholds_at
 from mammo_ml.splits import RandomSplitParameters, in_folds, read_folds, split_at_random_leaky
 from mammo_ml.truth import ITEMS_FILE, LESIONS_FILE, judged_items, judged_lesions
@@ -77,8 +77,9 @@ def evaluate_detector() -> None:
     write_table(pd.concat(true, ignore_index=True), paths.gallery / LESIONS_FILE)
     by_subgroup = detector_subgroups(matched, judged, true[0], items[0], parameters.resamples, parameters.seed)
     write_table(by_subgroup, paths.out / "subgroups.csv")
-    _draw_froc(matched, match_detections(nothing, truth, films, "films"), parameters, paths)
-    _draw_precision_recall(matched, parameters, paths)
+    random = match_detections(nothing, truth, films, "films")
+    _draw_froc(matched, random, parameters, paths)
+    _draw_precision_recall(matched, random, parameters, paths)
     _draw_films(matched, judged, true[0].merge(truth[["lesion_id", "film_id"]]), films, paths)
     record_and_register("detector", parameters, paths)
 
@@ -103,13 +104,16 @@ def _draw_froc(
 
 
 def _draw_precision_recall(
-    matched: MatchedDetections, parameters: evaluation.EvaluateParameters, paths: argparse.Namespace
+    matched: MatchedDetections,
+    nothing: MatchedDetections,
+    parameters: evaluation.EvaluateParameters,
+    paths: argparse.Namespace,
 ) -> None:
     curve = precision_recall_band(matched, parameters.resamples, parameters.seed)
     write_table(curve.round(6), paths.out / "pr.csv")
     recall, precision, low, high = curve.to_numpy().T
     title = f"Boxes of IoU 0.5 or more on films by patient ({len(matched.items)} films)"
-    figure = figures.precision_recall_figure(recall, precision, (low, high), float(precision.mean()), title)
+    figure = figures.precision_recall_figure(recall, precision, (low, high), precision_at_recalls(nothing), title)
     save_figure(figure, paths.out / "pr.png")
 
 

@@ -151,7 +151,7 @@ def classifier_subgroups(
 
     Args:
         patches: item, p_normal, p_benign, p_malignant; a row per patch.
-        lesions: as `mammo_ml.truth.LESIONS`; the item of each is its patch.
+        lesions: as `mammo_ml.truth.LESIONS`; the item of each is its patch. A lesion seen in several has several rows.
         items: as `mammo_ml.truth.ITEMS`, a row per patch, in the order of `patches`.
         resamples: of the women, behind each interval.
         seed: of the draws.
@@ -196,8 +196,9 @@ def _table(
     of_item = items.set_index("item")
     rows = []
     for number, (group, name) in enumerate(keys):
-        own = of_item.loc[lesions["item"][group.lesions]]
-        counts = (own["patient_id"].nunique(), own["film_id"].nunique(), len(own))
+        in_group = lesions[group.lesions]
+        own = of_item.loc[in_group["item"]]
+        counts = (own["patient_id"].nunique(), own["film_id"].nunique(), in_group["lesion_id"].nunique())
         rows.append((group.what, group.value, name, *counts, points[number], *bounds[str(number)]))
     columns = ["subgroup", "value", "figure", "n_women", "n_films", "n_lesions", "point", "lo", "hi"]
     table = pd.DataFrame(rows, columns=columns).round(6)

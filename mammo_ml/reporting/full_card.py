@@ -91,11 +91,12 @@ def _figures(figures: Figures) -> str:
 def _subgroups(made: Made) -> str:
     if made.subgroups is None or made.subgroups.empty:
         return "Not recorded with this version."
+    honest = made.subgroups[~made.subgroups["protocol"].str.contains("leaky")]
     lines = [
         "| subgroup | figure | women | films | lesions | value [95 %] |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for row in rows(made.subgroups):
+    for row in rows(honest):
         value = f"{_text(row.point)} [{_text(row.lo)}, {_text(row.hi)}]"
         counts = f"{row.n_women} | {row.n_films} | {row.n_lesions}"
         lines.append(f"| {row.subgroup}: {row.value} | `{row.protocol}.{row.figure}` | {counts} | {value} |")

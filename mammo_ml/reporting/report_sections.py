@@ -257,12 +257,13 @@ def subgroups(outputs: Outputs, model: Model) -> list[Block]:
     for (protocol, figure), own in table.groupby(["protocol", "figure"], sort=False):
         title = f"{model.capitalize()}, {TITLES.get(str(figure), str(figure))}"
         cells = [(row, f"{row.subgroup}: {row.value}", Value(row.point, row.lo, row.hi)) for row in rows(own)]
-        whole = value_of(metrics, str(protocol), str(figure)) or Value(math.nan)
-        shown = [(f"{name} ({row.n_lesions})", value) for row, name, value in cells if not math.isnan(value.point)]
-        told = f"{title}, by patient; in brackets the number of lesions."
-        alt = f"{told} All together {whole}. " + "; ".join(f"{name} {value} {value.interval}" for name, value in shown)
-        names, values = [name for name, _ in shown], [value for _, value in shown]
-        drawn.append(Chart(charts.forest_chart(names, values, whole), alt, told))
+        if "leaky" not in str(protocol):
+            whole = value_of(metrics, str(protocol), str(figure)) or Value(math.nan)
+            shown = [(f"{name} ({row.n_lesions})", value) for row, name, value in cells if not math.isnan(value.point)]
+            told = f"{title}, by patient; in brackets the number of lesions."
+            listed = "; ".join(f"{name} {value} {value.interval}" for name, value in shown)
+            chart = charts.forest_chart([name for name, _ in shown], [value for _, value in shown], whole)
+            drawn.append(Chart(chart, f"{told} All together {whole}. {listed}", told))
         lines: list[list[Cell]] = [
             [name, f"{row.n_women}", f"{row.n_films}", f"{row.n_lesions}", value] for row, name, value in cells
         ]

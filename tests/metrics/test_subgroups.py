@@ -129,3 +129,16 @@ def test_a_classifier_is_judged_in_each_subgroup_and_what_cannot_be_judged_stays
     assert severe.loc["severity"][["point", "lo", "hi"]].isna().all(axis=None)
     assert (severe.loc["kind", "point"] == 0.5).all()
     assert severe.loc[("severity", "benign"), "n_lesions"] == 3
+
+
+def test_a_lesion_seen_in_several_pictures_is_counted_once():
+    said, items = patches()
+    again = items.assign(item=items["item"] + ":turned")
+    views = lesions().assign(item=lesions()["item"] + ":turned")
+    twice = pd.concat([said, said.assign(item=again["item"])], ignore_index=True)
+    table = classifier_subgroups(
+        twice, pd.concat([lesions(), views]), pd.concat([items, again], ignore_index=True), 100, 1
+    )
+    once = classifier_subgroups(said, lesions(), items, 100, 1)
+    of_kinds = [found[found["subgroup"] == "kind"].reset_index(drop=True) for found in (table, once)]
+    pd.testing.assert_frame_equal(of_kinds[0], of_kinds[1])

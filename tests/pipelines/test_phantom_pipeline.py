@@ -127,17 +127,22 @@ def test_the_project_itself_is_untouched(run: PhantomRun) -> None:
 
 def test_the_classifier_has_the_figures_of_the_architecture_with_bounds_and_baseline(run: PhantomRun) -> None:
     metrics = run.metrics("evaluate_classifier")
-    gains = metrics.pop("by_patient_minus_logistic")
-    assert set(metrics) == {"by_patient", "logistic_baseline", "patches_at_random_leaky"}
+    gains, leaky_gains = metrics.pop("by_patient_minus_logistic"), metrics.pop("leaky_minus_logistic")
+    leaky = ("patches_at_random_leaky", "logistic_baseline_leaky")
+    assert set(metrics) == {"by_patient", "logistic_baseline", *leaky}
     check_figures(metrics["by_patient"], [*CLASSIFIER_FIGURES, *FILM_FIGURES])
     check_figures(metrics["logistic_baseline"], CLASSIFIER_FIGURES)
-    check_figures(metrics["patches_at_random_leaky"], CLASSIFIER_FIGURES)
+    for protocol in leaky:
+        check_figures(metrics[protocol], CLASSIFIER_FIGURES)
     for figures in metrics.values():
         assert {"n_women", "n_films", "n_patches"} <= set(figures)
     for name in ("auc_macro", "auc_normal_vs_abnormal_patch", "auc_benign_vs_malignant"):
-        gain = metrics["by_patient"][name] - metrics["logistic_baseline"][name]
-        np.testing.assert_allclose(gains[name], gain, atol=1e-6)
-        assert gains[f"{name}_lo"] <= gains[name] <= gains[f"{name}_hi"]
+        for found, ours, nothing in (
+            (gains, "by_patient", "logistic_baseline"),
+            (leaky_gains, "patches_at_random_leaky", "logistic_baseline_leaky"),
+        ):
+            np.testing.assert_allclose(found[name], metrics[ours][name] - metrics[nothing][name], atol=1e-6)
+            assert found[f"{name}_lo"] <= found[name] <= found[f"{name}_hi"]
 
 
 def test_the_detector_has_the_figures_of_the_architecture_with_bounds_and_baseline(run: PhantomRun) -> None:
@@ -245,6 +250,13 @@ def test_the_recorded_figures_are_those_of_the_reports(run: PhantomRun, client: 
     recorded = client.get_run(version.run_id).data.metrics
     reported = run.metrics("evaluate_detector")["films_by_patient"]["froc_mean"]
     assert recorded["films_by_patient.froc_mean"] == reported
+
+
+def test_the_detectors_run_shows_the_panel_of_films_and_its_curves(run: PhantomRun, client: Any) -> None:
+    (experiment,) = (found for found in client.search_experiments() if found.name != "Default")
+    (judged,) = client.search_runs([experiment.experiment_id], "tags.stage = 'evaluate_detector'")
+    files = {file.path for file in client.list_artifacts(judged.info.run_id)}
+    assert {"panel.png", "gallery.png", "froc.png", "pr.png"} <= files
 
 
 @pytest.mark.parametrize("name", ["mammo-classifier", "mammo-detector", "mammo-locator"])
