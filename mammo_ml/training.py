@@ -39,7 +39,8 @@ class TrainingParameters(Parameters):
     threads: int = Field(ge=1, description="processor threads; the same number gives the same weights")
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="of the convolutions while training; weights, losses and predictions are float32 either way",
+        description="of the convolutions while training; weights, losses and predictions are float32 either way; in "
+        "bfloat16 on a processor with AMX equal seeds give only nearly equal weights",
     )
     device: str = Field(
         default="cpu",

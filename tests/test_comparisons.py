@@ -43,11 +43,11 @@ CUT = {
     "min_visible_share": 0.3,
     "seed": 1,
 }
-ASKED = {"seeds": [1, 2], "folds_seed": 20, "resamples": 100, "reference": "plain", "cut": CUT, "common": COMMON}
+ASKED = {"seeds": [1, 2], "folds_seed": 20, "resamples": 100, "reference": "plain", "common": COMMON}
 
 
 def comparison(**configurations: object) -> DetectorComparison:
-    return DetectorComparison.model_validate(ASKED | {"configurations": {"plain": {}} | configurations})
+    return DetectorComparison.model_validate(ASKED | {"cut": CUT, "configurations": {"plain": {}} | configurations})
 
 
 def found_by(share: float, seed: int, women: int = 40) -> MatchedDetections:
@@ -104,13 +104,13 @@ def test_a_wrong_key_is_named_with_its_configuration(
 
 def test_a_reference_that_is_not_listed_is_refused() -> None:
     with pytest.raises(ValueError, match="reference 'other' is none of plain"):
-        DetectorComparison.model_validate(ASKED | {"reference": "other", "configurations": {"plain": {}}})
+        DetectorComparison.model_validate(ASKED | {"cut": CUT, "reference": "other", "configurations": {"plain": {}}})
 
 
 def test_a_configuration_may_have_a_reference_of_its_own() -> None:
     configurations = {"plain": {}, "slow": {}, "slower": {}}
     asked = DetectorComparison.model_validate(
-        ASKED | {"configurations": configurations, "references": {"slower": "slow"}}
+        ASKED | {"cut": CUT, "configurations": configurations, "references": {"slower": "slow"}}
     )
     assert asked.compared_with == {"plain": "plain", "slow": "plain", "slower": "slow"}
     judged = {"plain": [found_by(0.5, 1)], "slow": [found_by(0.25, 1)], "slower": [found_by(0.75, 1)]}
@@ -118,7 +118,9 @@ def test_a_configuration_may_have_a_reference_of_its_own() -> None:
     assert found["slow"]["froc_mean_gain"] == pytest.approx(-0.25)
     assert found["slower"]["froc_mean_gain"] == pytest.approx(0.5)
     with pytest.raises(ValueError, match="reference 'fast' is none of plain, slow, slower"):
-        DetectorComparison.model_validate(ASKED | {"configurations": configurations, "references": {"slow": "fast"}})
+        DetectorComparison.model_validate(
+            ASKED | {"cut": CUT, "configurations": configurations, "references": {"slow": "fast"}}
+        )
 
 
 def test_a_figure_is_the_mean_over_seeds() -> None:

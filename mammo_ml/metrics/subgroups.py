@@ -44,7 +44,7 @@ def subgroups(lesions: pd.DataFrame, items: pd.DataFrame) -> list[Subgroup]:
         items: item, density (`mammo_ml.truth.ITEMS`).
     """
     density = lesions["item"].map(items.set_index("item")["density"])
-    found = [_groups("kind", lesions["kind"]), _sizes(lesions["diameter_mm"].to_numpy(dtype=np.float64) / 2)]
+    found = [_groups("kind", lesions["kind"]), _sizes(lesions)]
     found += [_groups("density", density), _groups("severity", lesions["severity"])]
     return [group for groups in found for group in groups]
 
@@ -53,11 +53,13 @@ def _groups(what: str, values: pd.Series) -> list[Subgroup]:
     return [Subgroup(what, str(value), (values == value).to_numpy()) for value in sorted(set(values))]
 
 
-def _sizes(radius_mm: Floats) -> list[Subgroup]:
-    """Terciles of the radius; the truth alone decides where they end, to 0.1 mm."""
-    if not len(radius_mm):
+def _sizes(lesions: pd.DataFrame) -> list[Subgroup]:
+    """Terciles of the radius; the truth alone decides where they end, to 0.1 mm, each lesion counted once."""
+    if not len(lesions):
         return []
-    low, high = np.quantile(radius_mm, [1 / 3, 2 / 3]).round(1)
+    radius_mm = lesions["diameter_mm"].to_numpy(dtype=np.float64) / 2
+    once = ~lesions["lesion_id"].duplicated().to_numpy()
+    low, high = np.quantile(radius_mm[once], [1 / 3, 2 / 3]).round(1)
     groups = [
         Subgroup("size", f"radius under {low:.1f} mm", radius_mm < low),
         Subgroup("size", f"radius {low:.1f} to {high:.1f} mm", (radius_mm >= low) & (radius_mm < high)),

@@ -94,21 +94,21 @@ class CnniBcc(nn.Module):
         self.activation, self.input_scaling, self.channels = activation, input_scaling, channels
         trunk = 2 * channels
 
-        def convolution(layer: nn.Module, channels: int) -> nn.Sequential:
+        def convolution(layer: nn.Module, out_channels: int) -> nn.Sequential:
             block = nn.Sequential(layer)
             if normalised:
-                block.append(nn.BatchNorm2d(channels))
+                block.append(nn.BatchNorm2d(out_channels))
             if activation == "relu":
                 block.append(nn.ReLU(inplace=True))
             return block
 
         self.features = nn.Sequential(
-            convolution(SameConv2d(1, channels, 3, stride=2), channels),  # (N, 32, 64, 64)
-            convolution(LargeKernelDepthwise(channels, 32), channels),  # (N, 32, 64, 64)
-            convolution(SameConv2d(channels, trunk, 1), trunk),  # (N, 64, 64, 64)
-            convolution(LargeKernelDepthwise(trunk, 64, stride=2), trunk),  # (N, 64, 32, 32)
+            convolution(SameConv2d(1, channels, 3, stride=2), channels),  # (N, C, 64, 64)
+            convolution(LargeKernelDepthwise(channels, 32), channels),  # (N, C, 64, 64)
+            convolution(SameConv2d(channels, trunk, 1), trunk),  # (N, 2C, 64, 64)
+            convolution(LargeKernelDepthwise(trunk, 64, stride=2), trunk),  # (N, 2C, 32, 32)
         )
-        self.pool = nn.AvgPool2d(4)  # (N, 64, 8, 8)
+        self.pool = nn.AvgPool2d(4)  # (N, 2C, 8, 8)
         self.dropout = nn.Dropout(dropout)
         self.dense = nn.Linear(trunk * (PATCH_PX // 16) ** 2, CLASSES)
         _initialise_as_keras(self.dense)
@@ -116,8 +116,8 @@ class CnniBcc(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map patches (N, 1, 128, 128) in 0..1 to logits (N, 3) of normal, benign, malignant."""
         scaled = local_contrast(x) if self.input_scaling == "local" else (x - INPUT_MEAN) / INPUT_STD
-        x = self.features(scaled)  # (N, 64, 32, 32)
-        x = self.pool(x).flatten(1)  # (N, 4096)
+        x = self.features(scaled)  # (N, 2C, 32, 32)
+        x = self.pool(x).flatten(1)  # (N, 128C)
         logits: Tensor = self.dense(self.dropout(x))  # (N, 3)
         return logits
 

@@ -1,6 +1,7 @@
 """Fast depthwise convolution for kernels of 32x32 and 64x64, equal to `Conv2d(groups=C)`.
 
-Three methods give the same numbers, and which is fastest depends on the kernel's size, the type and the device:
+Three methods give the same, up to the type they compute in; which is fastest depends on the kernel's size, the type and
+the device:
 
 - `direct`: `F.conv2d`, for small kernels;
 - `spectra`: a product of spectra (`mammo_ml.models.spectral_depthwise`), whose cost hardly grows with the kernel;
@@ -9,6 +10,7 @@ Three methods give the same numbers, and which is fastest depends on the kernel'
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -32,6 +34,7 @@ SPECTRAL_FROM_TAPS_INFERENCE = 24 * 24
 SPECTRAL_FROM_TAPS_INFERENCE_STRIDED = 32 * 32
 TRIAL_IMAGES = 16
 TRIALS = 3
+HOPELESS = 10.0
 
 
 def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -51,7 +54,8 @@ def depthwise_conv2d(
     """Convolve each channel with its own kernel: `F.conv2d(F.pad(x, padding), weight, bias, stride, groups=C)`.
 
     Args:
-        x: (N, C, H, W) of any floating type; spectra of types narrower than float32 are computed in float32.
+        x: (N, C, H, W) of any floating type; spectra of types narrower than float32 are computed in float32, the other
+            methods in the type that autocast asks.
         weight: (C, 1, kh, kw), as `nn.Conv2d(C, C, (kh, kw), groups=C)` keeps it.
         bias: (C,) or None.
         stride: the same for both axes.
@@ -78,26 +82,34 @@ def depthwise_conv2d(
 def fastest_method(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding) -> Method:
     """The method for this size, type and device; arguments as of `depthwise_conv2d`.
 
-    On a CPU it was measured once and for all, so that one training gives the same numbers twice. Where there are matrix
-    units, an accelerator's or, for bfloat16, AMX, nobody could measure it for you: the first convolution of a kind
-    there tries all three, and the process keeps the fastest.
+    It was measured once and for all, so that one training gives the same numbers twice. Matrix units, an accelerator's
+    or AMX, work in narrow types, and nobody could measure them for you: there the first convolution of a kind tries all
+    three, and the process keeps the fastest. Two runs may then differ by what the types round.
     """
     learned = (x, weight) if bias is None else (x, weight, bias)
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned)
-    if x.device.type == "meta" or not _has_matrix_units(x):
+    device = x.device.type
+    narrowed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == "meta" or not _has_matrix_units_for(narrowed or x.dtype, device):
         from_taps = SPECTRAL_FROM_TAPS_INFERENCE if stride == 1 else SPECTRAL_FROM_TAPS_INFERENCE_STRIDED
         return "direct" if weight[0].numel() < (SPECTRAL_FROM_TAPS_TRAINING if training else from_taps) else "spectra"
-    narrowed = torch.is_autocast_enabled(x.device.type)
-    return _fastest_of_trial(
-        x.device, x.dtype, weight.dtype, (*x.shape[1:],), (*weight.shape,), stride, padding, training, narrowed
-    )
+    with _one_at_a_time:
+        return _fastest_of_trial(
+            x.device, x.dtype, weight.dtype, narrowed, (*x.shape[1:],), (*weight.shape,), stride, padding, training
+        )
 
 
-def _has_matrix_units(x: Tensor) -> bool:
-    if x.device.type != "cpu":
+def _has_matrix_units_for(dtype: torch.dtype, device: str) -> bool:
+    if dtype not in (torch.bfloat16, torch.float16):
+        # An accelerator's would take float32 as TF32, which keeps three decimals.
+        return False
+    if device != "cpu":
         return True
-    narrow = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    return narrow == torch.bfloat16 and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return dtype == torch.bfloat16 and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+_one_at_a_time = threading.Lock()
+"""Trials beside each other would slow each other."""
 
 
 @cache
@@ -105,40 +117,50 @@ def _fastest_of_trial(
     device: torch.device,
     dtype: torch.dtype,
     weight_dtype: torch.dtype,
+    narrowed: torch.dtype | None,  # by autocast, in which the trial runs as well: a part of the key alone
     of_image: tuple[int, ...],
     of_weight: tuple[int, ...],
     stride: int,
     padding: Padding,
     training: bool,
-    narrowed: bool,  # by autocast, in which the trial runs as well: a part of the key alone
 ) -> Method:
-    x = torch.zeros(TRIAL_IMAGES, *of_image, device=device, dtype=dtype)
-    weight = torch.zeros(of_weight, device=device, dtype=weight_dtype)
+    with torch.inference_mode(False), torch.set_grad_enabled(training):
+        x = torch.zeros(TRIAL_IMAGES, *of_image, device=device, dtype=dtype, requires_grad=training)
+        weight = torch.zeros(of_weight, device=device, dtype=weight_dtype, requires_grad=training)
 
-    def work(method: Method) -> None:
-        with torch.set_grad_enabled(training), torch.inference_mode(False):
-            y = METHODS[method](x.requires_grad_(training), weight.requires_grad_(training), None, stride, padding)
+        def work(method: Method) -> None:
+            y = METHODS[method](x, weight, None, stride, padding)
             if training:
                 torch.autograd.grad(y, (x, weight), torch.zeros_like(y))
 
-    seconds = {method: _seconds(partial(work, method), device) for method in METHODS}
+        seconds: dict[Method, float] = {}
+        for method in METHODS:
+            seconds[method] = _seconds(partial(work, method), device, min(seconds.values(), default=math.inf))
     return min(seconds, key=lambda method: seconds[method])
 
 
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    """The shortest of a few runs after a first one, which may compile or fetch."""
+def _seconds(work: Callable[[], None], device: torch.device, best: float) -> float:
+    """The shortest of a few runs after a first one, which may compile or fetch; infinite where it cannot be done.
+
+    A first run far beyond the best of another method is enough.
+    """
     times = []
     for _ in range(1 + TRIALS):
         start = time.perf_counter()
-        work()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+        try:
+            work()
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+        except RuntimeError:  # too large for the device's memory, or a type it has no transform for
+            return math.inf
         times.append(time.perf_counter() - start)
+        if times[0] > HOPELESS * best:
+            return times[0]
     return min(times[1:])
 
 
 def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding) -> Tensor:
-    return F.conv2d(F.pad(x, padding), weight, bias, stride, groups=x.shape[1])
+    return F.conv2d(F.pad(x, padding), weight, bias, stride, groups=x.shape[1]).to(x.dtype)
 
 
 def _spectra(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding) -> Tensor:
@@ -156,14 +178,14 @@ def _toeplitz(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddi
     n_taps = weight.shape[3]
     taps = torch.where((taps >= 0) & (taps < n_taps), taps, n_taps)
     banded = F.pad(weight[:, 0], (0, 1))[:, :, taps].permute(0, 2, 3, 1)  # (C, W', W, kh)
-    rows = F.pad(x.transpose(2, 3), (padding[2], padding[3])).reshape(n, channels * width, -1)
+    rows = F.pad(x.transpose(2, 3), (padding[2], padding[3])).flatten(1, 2)
     y = F.conv1d(rows, banded.reshape(channels * columns, width, -1), None, stride, groups=channels)
-    y = y.view(n, channels, columns, -1).transpose(2, 3)
-    return y if bias is None else y + bias[:, None, None]
+    y = y.view(n, channels, columns, y.shape[2]).transpose(2, 3)
+    return (y if bias is None else y + bias[:, None, None]).to(x.dtype)
 
 
 METHODS: Mapping[Method, Callable[[Tensor, Tensor, Tensor | None, int, Padding], Tensor]] = MappingProxyType(
-    {"direct": _direct, "spectra": _spectra, "toeplitz": _toeplitz}
+    {"spectra": _spectra, "toeplitz": _toeplitz, "direct": _direct}
 )
 
 

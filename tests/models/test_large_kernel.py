@@ -1,3 +1,6 @@
+import math
+import time
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,37 +86,83 @@ def test_toeplitz_products_equal_conv2d_on_the_networks_own_layers(case):
     assert_equal_to_conv2d(convolve, *random_case((4, *case[1:]), 2, torch.float32), tolerance=1e-4)
 
 
-def method_where_matrix_units_are(monkeypatch, seconds, training):
-    """The method chosen for one convolution, twice; trials are not run but take `seconds`."""
-    asked = []
-    monkeypatch.setattr(large_kernel, "_has_matrix_units", lambda x: True)
-    monkeypatch.setattr(large_kernel, "_seconds", lambda work, device: asked.append(work) or seconds[len(asked) - 1])
+@pytest.fixture
+def amx(monkeypatch):
+    """A processor that says it has AMX, and no trial of before."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     large_kernel._fastest_of_trial.cache_clear()
-    x, weight, stride, padding = random_case(LAYERS["depthwise_64"], 1, torch.float32)
-    with torch.set_grad_enabled(training):
-        first, again = (large_kernel.fastest_method(x, weight, None, stride, padding) for _ in range(2))
+    yield monkeypatch
     large_kernel._fastest_of_trial.cache_clear()
-    assert first == again
-    assert len(asked) == len(METHODS)
-    return first, asked
+
+
+def bfloat16_case(training):
+    x, weight, stride, padding = random_case((2, *LAYERS["depthwise_64"][1:]), 1, torch.bfloat16)
+    return x.requires_grad_(training), weight.requires_grad_(training), None, stride, padding
 
 
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("expected", METHODS)
+def test_where_matrix_units_are_all_methods_are_tried_once_and_the_fastest_is_kept(amx, expected, training):
+    asked = []
+
+    def seconds(work, device, best):
+        work()  # what would be timed runs, forward and, in training, backward
+        asked.append(work.args[0])
+        return 1.0 if asked[-1] == expected else 2.0
+
+    amx.setattr(large_kernel, "_seconds", seconds)
+    case = bfloat16_case(training)
+    assert large_kernel.fastest_method(*case) == large_kernel.fastest_method(*case) == expected
+    assert asked == list(METHODS)
+
+
+def test_a_real_trial_ends_with_a_method_also_in_inference_and_under_autocast(amx):
+    with torch.inference_mode():
+        assert large_kernel.fastest_method(*bfloat16_case(False)) in METHODS
+    x, weight, stride, padding = random_case((2, *LAYERS["depthwise_32"][1:]), 1, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert large_kernel.fastest_method(x, weight, None, stride, padding) in METHODS
+    assert large_kernel._fastest_of_trial.cache_info().currsize == 2
+
+
+def test_a_method_that_cannot_be_done_or_is_hopeless_does_not_stop_the_trial():
+    def impossible():
+        raise RuntimeError("out of memory")
+
+    cpu, ran = torch.device("cpu"), []
+    assert large_kernel._seconds(impossible, cpu, math.inf) == math.inf
+    assert large_kernel._seconds(lambda: ran.append(time.sleep(0.01)), cpu, best=1e-6) >= 0.01
+    assert len(ran) == 1
+
+
 @pytest.mark.parametrize(
-    ("seconds", "expected"), [((1, 2, 3), "direct"), ((2, 1, 3), "spectra"), ((3, 2, 1), "toeplitz")]
+    ("dtype", "device", "has"),
+    [
+        (torch.float32, "cpu", False),
+        (torch.bfloat16, "cpu", True),
+        (torch.float16, "cpu", False),
+        (torch.float32, "cuda", False),
+        (torch.float16, "cuda", True),
+    ],
 )
-def test_where_matrix_units_are_all_methods_are_tried_once_and_the_fastest_is_kept(
-    seconds, expected, training, monkeypatch
-):
-    found, trials = method_where_matrix_units_are(monkeypatch, seconds, training)
-    assert found == expected
-    for work in trials:
-        work()  # what would have been timed runs, forward and, in training, backward
+def test_matrix_units_are_for_narrow_types(amx, dtype, device, has):
+    assert large_kernel._has_matrix_units_for(dtype, device) == has
 
 
-def test_without_matrix_units_nothing_is_timed(monkeypatch):
-    monkeypatch.setattr(large_kernel, "_seconds", lambda work, device: pytest.fail("timed"))
-    x, weight, stride, padding = random_case(LAYERS["depthwise_64"], 1, torch.float32)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_hands_back_the_type_it_was_given_under_autocast(method):
+    x, weight, stride, padding = random_case(SMALL_CASES["stride_2_even_kernel"], 2, torch.float32)
+    bias = torch.ones(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert depthwise_conv2d(x, weight, bias, stride, padding, method).dtype == torch.float32
+        assert depthwise_conv2d(x.bfloat16(), weight, bias, stride, padding, method).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_without_matrix_units_nothing_is_timed(dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(large_kernel, "_seconds", lambda *given: pytest.fail("timed"))
+    x, weight, stride, padding = random_case((2, *LAYERS["depthwise_64"][1:]), 1, dtype)
     assert large_kernel.fastest_method(x, weight, None, stride, padding) == "spectra"
 
 
@@ -142,13 +191,15 @@ def test_the_networks_own_layers_are_the_same_on_every_device_there_is(case, dev
 
 @pytest.mark.parametrize("images", [1, 2, 5])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("room", [1, 2**19], ids=["channel_by_channel", "at_once"])
-def test_a_bias_and_its_gradient_are_those_of_conv2d(images, stride, room, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "room"), [("spectra", 1), ("spectra", 2**19), ("toeplitz", 1), ("direct", 1)], ids=str
+)
+def test_a_bias_and_its_gradient_are_those_of_conv2d(images, stride, method, room, monkeypatch):
     monkeypatch.setitem(spectral_depthwise.GROUP_SPECTRUM_SIZE, "cpu", room)
     x, weight, _, padding = random_case((3, (11, 14), (8, 9), stride, (3, 4, 2, 3)), images, torch.float64)
     ours = torch.randn(3, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
-    y = depthwise_conv2d(x, weight, ours, stride, padding)
+    y = depthwise_conv2d(x, weight, ours, stride, padding, method)
     expected = F.conv2d(F.pad(x, padding), weight, theirs, stride, groups=3)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
     weights = torch.rand(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

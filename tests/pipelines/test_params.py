@@ -107,6 +107,11 @@ def test_the_committed_section_is_accepted(path: Path, section: str) -> None:
     assert isinstance(read_section(path, section, SECTIONS[section][0]), Parameters)
 
 
+@pytest.mark.parametrize("section", ["compare_detector", "compare_base", "tune_detector_inputs"])
+def test_studies_cut_films_as_the_pipeline_does(section: str) -> None:
+    assert OF_STUDIES[section]["cut"] == OWN["cut"]
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_misspelt_key_stops_the_stage_and_is_named_with_the_right_one(section: str, tmp_path: Path) -> None:
     kind, key, _ = SECTIONS[section]

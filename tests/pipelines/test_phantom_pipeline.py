@@ -145,6 +145,15 @@ def test_the_classifier_has_the_figures_of_the_architecture_with_bounds_and_base
             assert found[f"{name}_lo"] <= found[name] <= found[f"{name}_hi"]
 
 
+def test_the_classifiers_subgroups_are_there_under_both_protocols(run: PhantomRun) -> None:
+    table = pd.read_csv(run.workspace / "reports/evaluate_classifier/subgroups.csv")
+    assert set(table["protocol"]) == {"by_patient", "patches_at_random_leaky"}
+    n_lesions = len(pd.read_csv(run.workspace / "data/catalog/lesions.csv"))
+    assert table["n_lesions"].between(1, n_lesions).all()
+    severities = table[table["subgroup"] == "severity"].groupby(["protocol", "figure"])["n_lesions"].sum()
+    assert (severities <= n_lesions).all()
+
+
 def test_the_detector_has_the_figures_of_the_architecture_with_bounds_and_baseline(run: PhantomRun) -> None:
     metrics = run.metrics("evaluate_detector")
     assert set(metrics) == {"cuts_at_random_leaky", "cuts_by_patient", "films_by_patient"}

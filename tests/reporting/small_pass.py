@@ -76,7 +76,9 @@ def make_pass(folder: Path, dataset: str = "mini_mias") -> Path:
         ("classifier", "by_patient", "auc_normal_vs_abnormal_patch"),
         ("detector", "films_by_patient", "froc_mean"),
     ):
-        _write(folder / f"reports/evaluate_{model}/subgroups.csv", SUBGROUPS.format(protocol=protocol, figure=figure))
+        leaky = f"patches_at_random_leaky,kind,CIRC,{figure},4,4,4,0.9,0.8,1\n" if model == "classifier" else ""
+        rows = SUBGROUPS.format(protocol=protocol, figure=figure) + leaky
+        _write(folder / f"reports/evaluate_{model}/subgroups.csv", rows)
     for task in ("normal_vs_abnormal", "benign_vs_malignant"):
         _write(folder / f"reports/evaluate_classifier/roc_{task}.csv", "fpr,tpr\n0,0\n0,0.5\n1,1\n")
     _write(

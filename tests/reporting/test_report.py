@@ -104,6 +104,13 @@ def test_every_picture_has_words_and_every_table_has_headings(page: Page) -> Non
     assert all(found.get("scope") in ("row", "col") for tag, found in page.tags if tag == "th")
 
 
+def test_leaky_subgroups_are_a_table_and_no_chart(page: Page) -> None:
+    assert "normal (patches_at_random_leaky)" in page.text
+    charts = [str(found["alt"]) for tag, found in page.tags if tag == "img"]
+    # One chart for each model.
+    assert sum("in brackets the number of lesions" in alt for alt in charts) == 2
+
+
 def test_every_figure_of_metrics_json_stands_in_the_report_with_its_bounds(html: str) -> None:
     shown = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html.replace("<wbr>", "")))
     for stage in ("evaluate_classifier", "evaluate_detector"):
