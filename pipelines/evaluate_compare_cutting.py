@@ -18,6 +18,8 @@ from mammo_ml.evaluation import (
 from mammo_ml.patch_baseline import differences
 from pipelines import stage
 
+LARGEST_COMMITTED_BYTES = 1_000_000
+"""Larger tables of predictions, those of the grids, are kept by DVC alone."""
 NAMES = dict.fromkeys(["fold", "item", "film_id", "patient_id", "label"], "str")
 
 
@@ -38,7 +40,8 @@ def evaluate_compare_cutting() -> None:
                 found[name] |= {"by_patient_by_negatives": negatives}
             found[name] |= read_metrics(paths.cut / choice.cutting / "metrics.json")
             write_metrics(found[name], paths.out / name / "metrics.json")
-            copyfile(paths.predicted / name / "predictions.csv", paths.out / name / "predictions.csv")
+            if (predictions := paths.predicted / name / "predictions.csv").stat().st_size <= LARGEST_COMMITTED_BYTES:
+                copyfile(predictions, paths.out / name / "predictions.csv")
             advance(1)
     (paths.out / "table.md").write_text(cuttings_table(found), encoding="utf-8")
 

@@ -104,6 +104,9 @@ def test_from_the_films_to_the_table(workspace: Path, monkeypatch: pytest.Monkey
     for way in WAYS:
         copied = (workspace / "compared" / way / "predictions.csv").read_bytes()
         assert copied == (workspace / "predicted" / way / "predictions.csv").read_bytes()
+    monkeypatch.setattr(evaluate_compare_cutting, "LARGEST_COMMITTED_BYTES", 1000)
+    run(monkeypatch, evaluate_compare_cutting, *places, "--cut", "told", "--out", "again")
+    assert not list((workspace / "again").glob("*/predictions.csv"))
     assert (workspace / "compared/table.md").read_text(encoding="utf-8").count("\n") == 4
 
 
