@@ -89,8 +89,9 @@ def fastest_method(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, 
     learned = (x, weight) if bias is None else (x, weight, bias)
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned)
     device = x.device.type
-    narrowed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if device == "meta" or not _has_matrix_units_for(narrowed or x.dtype, device):
+    narrows = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    narrowed = torch.get_autocast_dtype(device) if narrows else None
+    if not _has_matrix_units_for(narrowed or x.dtype, device):
         from_taps = SPECTRAL_FROM_TAPS_INFERENCE if stride == 1 else SPECTRAL_FROM_TAPS_INFERENCE_STRIDED
         return "direct" if weight[0].numel() < (SPECTRAL_FROM_TAPS_TRAINING if training else from_taps) else "spectra"
     with _one_at_a_time:
@@ -100,8 +101,8 @@ def fastest_method(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, 
 
 
 def _has_matrix_units_for(dtype: torch.dtype, device: str) -> bool:
-    if dtype not in (torch.bfloat16, torch.float16):
-        # An accelerator's would take float32 as TF32, which keeps three decimals.
+    # An accelerator's would take float32 as TF32, which keeps three decimals. Device `meta` computes nothing.
+    if dtype not in (torch.bfloat16, torch.float16) or device == "meta":
         return False
     if device != "cpu":
         return True

@@ -143,6 +143,7 @@ def test_a_method_that_cannot_be_done_or_is_hopeless_does_not_stop_the_trial():
         (torch.float16, "cpu", False),
         (torch.float32, "cuda", False),
         (torch.float16, "cuda", True),
+        (torch.bfloat16, "meta", False),
     ],
 )
 def test_matrix_units_are_for_narrow_types(amx, dtype, device, has):
