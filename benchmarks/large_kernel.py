@@ -31,8 +31,10 @@ from benchmarks.keras_network import TASKS
 from mammo_ml.allocator import keep_freed_memory
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.cnni_bcc import PATCH_PX
+from mammo_ml.models.compiled_depthwise import layer_of
+from mammo_ml.models.depthwise_program import Layer
 from mammo_ml.models.large_kernel import METHODS, LargeKernelDepthwise, Method, depthwise_conv2d, same_padding
-from mammo_ml.models.spectral_depthwise import Axis, plan_axis
+from mammo_ml.models.straight_line_dft import operations
 
 LEARNING_RATE = 1e-3
 PRECISIONS = ("float32", "bfloat16")
@@ -266,9 +268,30 @@ def train_and_tell_memory(batch_size: int) -> None:
     print(int(status["VmHWM"].split()[0]) / 1024)
 
 
-def axis_of(edge: int, kernel: int, stride: int) -> Axis:
-    """One axis of a layer as it is transformed."""
-    return plan_axis(edge, kernel, stride, *same_padding(edge, kernel, stride))
+def layer_at(channels: int, edge: int, kernel: int, stride: int) -> Layer:
+    """A large layer as its programs are written for it."""
+    padding = same_padding(edge, kernel, stride) * 2
+    return layer_of(torch.empty(1, channels, edge, edge), torch.empty(channels, 1, kernel, kernel), stride, padding)
+
+
+def operations_of_prediction(layer: Layer) -> float:
+    """Real additions and multiplications of a channel of one image, without the order that two share a transform in."""
+    (size, _), (outputs, _), (points, _), stride = layer
+    phases, inside = stride**2, size // stride
+    rows = size * stride * operations(points, inside)
+    columns = points * (phases * (operations(points, inside) + 8 * points) + operations(points, points))
+    return (rows + columns + outputs * operations(points, points)) / 2
+
+
+def operations_of_step(layer: Layer) -> float:
+    """The same of a training step: a prediction, and the gradients of images and kernels."""
+    (size, _), (outputs, _), (points, _), stride = layer
+    phases, inside = stride**2, size // stride
+    rows = size * stride * operations(points, inside) + outputs * operations(points, outputs)
+    of_phase = operations(points, inside) + 16 * points + operations(points, points)
+    columns = points * (operations(points, outputs) + phases * of_phase)
+    back = size * stride * operations(points, points)
+    return operations_of_prediction(layer) + (rows + columns + back) / 2
 
 
 def taps_inside(edge: int, kernel: int, stride: int) -> int:
@@ -278,57 +301,50 @@ def taps_inside(edge: int, kernel: int, stride: int) -> int:
     return int(((starts + kernel).clamp(max=edge) - starts.clamp(min=0)).sum())
 
 
-def roofline(batch_size: int, seconds_of_step: float, repetitions: int) -> dict[str, float]:
-    """What bounds a training step and a prediction: a plain convolution's multiply-adds, and parts of ours alone.
+def roofline(batch_size: int, speeds: dict[str, float], repetitions: int) -> dict[str, float]:
+    """What bounds a training step and a prediction: arithmetic at the speed of the machine's matrix product.
 
-    `direct_bound_patches_per_second` is the machine's matrix product on the plain convolution's multiply-adds, which no
-    such convolution can pass, those with padding left out; `transforms_bound_patches_per_second` the transforms of one
-    step and nothing else; `inference_bound_patches_per_second` the transforms of a prediction and the two small
-    convolutions.
+    `direct_bound_patches_per_second` is that of a plain convolution's multiply-adds, those with padding left out, which
+    no such convolution can pass. `…_mflop_per_patch` is what our programs for the two large layers add and multiply,
+    `…_large_layers_patches_per_second` how fast they alone are, `…_large_layers_share` their share of the whole.
     """
     a, b = torch.rand(2, 2048, 2048)
     multiply = statistics.median(in_turns({"matmul": timed(lambda: a @ b)}, repetitions)["matmul"])
     gflops = 2 * 2048**3 / multiply / 1e9
-    multiply_adds, spectra = 0, []
-    for channels, edge, kernel, stride in LAYERS:
-        axis = axis_of(edge, kernel, stride)
-        # Forward, and backward for images and for kernels.
-        multiply_adds += 3 * channels * taps_inside(edge, kernel, stride) ** 2
-        pairs = (batch_size // 2, channels)
-        long = torch.rand(*pairs, axis.points, axis.points, dtype=torch.complex64)
-        short = torch.rand(*pairs, axis.points // stride, axis.points // stride, dtype=torch.complex64)
-        spectra.append((long, short))
-
-    def transforms() -> None:
-        for long, short in spectra:
-            for values in (long, short):
-                for group in values.split(8, dim=1):
-                    torch.fft.fft2(group)
-                    torch.fft.ifft2(group)
-
-    layers = build_classifier(ClassifierParameters(variant="exact")).features
-    small = ((layers[0], torch.rand(batch_size, 1, 128, 128)), (layers[2], torch.rand(batch_size, 32, 64, 64)))
-
-    @torch.inference_mode()
-    def prediction() -> None:
-        for layer, x in small:
-            layer(x)
-        for long, short in spectra:
-            for group in long.split(8, dim=1):
-                torch.fft.fft2(group)
-            for group in short.split(8, dim=1):
-                torch.fft.ifft2(group)
-
-    parts = in_turns({"transforms": timed(transforms), "prediction": timed(prediction)}, repetitions)
-    alone, predicted = (statistics.median(parts[name]) for name in ("transforms", "prediction"))
-    return {
+    # Forward, and backward for images and for kernels.
+    multiply_adds = sum(
+        3 * channels * taps_inside(edge, kernel, stride) ** 2 for channels, edge, kernel, stride in LAYERS
+    )
+    found = {
         "matmul_gflop_per_second": gflops,
         "direct_gflop_per_patch": 2 * multiply_adds / 1e9,
         "direct_bound_patches_per_second": gflops / (2 * multiply_adds / 1e9),
-        "transforms_bound_patches_per_second": batch_size / alone,
-        "transforms_share_of_step": alone / seconds_of_step,
-        "inference_bound_patches_per_second": batch_size / predicted,
     }
+    counts = {"training": operations_of_step, "inference": operations_of_prediction}
+    for task, run in large_layers(batch_size).items():
+        seconds = statistics.median(in_turns({task: run}, repetitions)[task])
+        found[f"{task}_mflop_per_patch"] = sum(layer[0] * counts[task](layer_at(*layer)) for layer in LAYERS) / 1e6
+        found[f"{task}_large_layers_patches_per_second"] = batch_size / seconds
+        found[f"{task}_large_layers_share"] = speeds[task] * seconds / batch_size
+    return found
+
+
+def large_layers(batch_size: int) -> dict[str, Run]:
+    """The two large layers alone, in training and in inference."""
+    layers = [LargeKernelDepthwise(channels, kernel, stride) for channels, _, kernel, stride in LAYERS]
+    images = [torch.rand(batch_size, channels, edge, edge, requires_grad=True) for channels, edge, _, _ in LAYERS]
+
+    def train() -> None:
+        for layer, x in zip(layers, images, strict=True):
+            y = layer(x)
+            torch.autograd.grad(y, (x, *layer.parameters()), y)
+
+    @torch.inference_mode()
+    def predict() -> None:
+        for layer, x in zip(layers, images, strict=True):
+            layer(x)
+
+    return {"training": timed(train), "inference": timed(predict)}
 
 
 def rounded(values: dict[str, Any]) -> dict[str, Any]:
@@ -341,7 +357,7 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 def methods_at(size: int, stride: int) -> tuple[dict[str, Run], dict[str, Run]]:
     """Training and prediction of a layer with kernels of that size, by each method."""
-    x, weight = torch.randn(4, 32, 64, 64), torch.randn(32, 1, size, size, requires_grad=True)
+    x, weight = torch.randn(16, 32, 64, 64), torch.randn(32, 1, size, size, requires_grad=True)
     padding = same_padding(64, size, stride) * 2
 
     def predict(method: Method) -> None:
@@ -352,8 +368,8 @@ def methods_at(size: int, stride: int) -> tuple[dict[str, Run], dict[str, Run]]:
         y = depthwise_conv2d(x.detach().requires_grad_(), weight, None, stride, padding, method)
         y.sum().backward()  # type: ignore[no-untyped-call]
 
-    # F.conv2d's gradients at 64 x 64 take seconds and decide nothing.
-    trained = [method for method in METHODS if size <= 32 or method != "direct"]
+    # F.conv2d's gradients of the largest kernels take seconds and decide nothing.
+    trained = [method for method in METHODS if size <= 16 or method != "direct"]
     return (
         {method: timed(partial(train, method)) for method in trained},
         {method: timed(partial(predict, method)) for method in METHODS},
@@ -419,10 +435,10 @@ def main() -> None:
         precision: measure(precision, arguments.batch_sizes, arguments.repetitions, arguments.threads)
         for precision in arguments.precisions
     }
-    size = arguments.batch_sizes[0]
-    speed = report[arguments.precisions[0]][f"batch_{size}"]["training_patches_per_second"]
+    size = arguments.batch_sizes[-1]
+    figures = report[arguments.precisions[0]][f"batch_{size}"]
     report |= {
-        "roofline": roofline(size, size / speed, 5),
+        "roofline": roofline(size, {task: figures[f"{task}_patches_per_second"] for task in TASKS}, 5),
         "memory": {f"batch_{n}_mib": peak_memory_mib(n, arguments.threads) for n in arguments.batch_sizes},
         "machine": {
             "cpu": cpu_model(),

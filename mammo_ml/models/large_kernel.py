@@ -1,10 +1,13 @@
 """Fast depthwise convolution for kernels of 32x32 and 64x64, equal to `Conv2d(groups=C)`.
 
-Three methods give the same, up to the type they compute in; which is fastest depends on the kernel's size, the type and
+Four methods give the same, up to the type they compute in; which is fastest depends on the kernel's size, the type and
 the device:
 
 - `direct`: `F.conv2d`, for small kernels;
-- `spectra`: a product of spectra (`mammo_ml.models.spectral_depthwise`), whose cost hardly grows with the kernel;
+- `compiled`: a product of spectra, whose cost hardly grows with the kernel, by a program that is written for the size
+  and compiled for the processor (`mammo_ml.models.compiled_depthwise`);
+- `spectra`: a product of spectra by torch's transforms (`mammo_ml.models.spectral_depthwise`), on any device, of any
+  size, in any type;
 - `toeplitz`: each channel's kernel as banded matrices, one per row of it, that take a row of the image to a row of
   outputs. Most of their entries are zeros, but dense products are what matrix units are made for.
 """
@@ -21,17 +24,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mammo_ml.models.compiled_depthwise import CompiledDepthwise, can_compile
 from mammo_ml.models.spectral_depthwise import Padding, SpectralDepthwise, plan
 
-Method = Literal["direct", "spectra", "toeplitz"]
+Method = Literal["direct", "compiled", "spectra", "toeplitz"]
 
-# From this many taps on a CPU's vector units use spectra; chosen by what
+# From this many taps on a CPU's vector units use a product of spectra; chosen by what
 # `python -m benchmarks.large_kernel --cut-over` measures (reports/benchmarks/large_kernel_cut_over.json). F.conv2d's
 # gradients are far slower than its forward pass, so training changes over at smaller kernels. In inference F.conv2d
-# leaves out what a stride skips, and a transform does not. Toeplitz products are never the fastest there.
-SPECTRAL_FROM_TAPS_TRAINING = 8 * 8
-SPECTRAL_FROM_TAPS_INFERENCE = 24 * 24
-SPECTRAL_FROM_TAPS_INFERENCE_STRIDED = 32 * 32
+# leaves out what a stride skips. Toeplitz products are never the fastest there.
+FROM_TAPS_TRAINING: Mapping[Method, int] = MappingProxyType({"compiled": 5 * 5, "spectra": 8 * 8})
+FROM_TAPS_INFERENCE: Mapping[Method, int] = MappingProxyType({"compiled": 8 * 8, "spectra": 24 * 24})
+FROM_TAPS_INFERENCE_STRIDED: Mapping[Method, int] = MappingProxyType({"compiled": 12 * 12, "spectra": 32 * 32})
+FEWEST_COMPILED_IMAGES = 4
+"""A compiled program does sixteen images in the time of one."""
 TRIAL_IMAGES = 16
 TRIALS = 3
 HOPELESS = 10.0
@@ -84,7 +90,7 @@ def fastest_method(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, 
 
     It was measured once and for all, so that one training gives the same numbers twice. Matrix units, an accelerator's
     or AMX, work in narrow types, and nobody could measure them for you: there the first convolution of a kind tries all
-    three, and the process keeps the fastest. Two runs may then differ by what the types round.
+    of them, and the process keeps the fastest. Two runs may then differ by what the types round.
     """
     learned = (x, weight) if bias is None else (x, weight, bias)
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned)
@@ -92,12 +98,19 @@ def fastest_method(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, 
     narrows = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     narrowed = torch.get_autocast_dtype(device) if narrows else None
     if not _has_matrix_units_for(narrowed or x.dtype, device):
-        from_taps = SPECTRAL_FROM_TAPS_INFERENCE if stride == 1 else SPECTRAL_FROM_TAPS_INFERENCE_STRIDED
-        return "direct" if weight[0].numel() < (SPECTRAL_FROM_TAPS_TRAINING if training else from_taps) else "spectra"
+        return _fastest_without_matrix_units(x, weight, stride, padding, training)
     with _one_at_a_time:
         return _fastest_of_trial(
             x.device, x.dtype, weight.dtype, narrowed, (*x.shape[1:],), (*weight.shape,), stride, padding, training
         )
+
+
+def _fastest_without_matrix_units(x: Tensor, weight: Tensor, stride: int, padding: Padding, training: bool) -> Method:
+    compiles = len(x) >= FEWEST_COMPILED_IMAGES and can_compile(x, weight, stride, padding)
+    by_spectra: Method = "compiled" if compiles else "spectra"
+    inference = FROM_TAPS_INFERENCE if stride == 1 else FROM_TAPS_INFERENCE_STRIDED
+    from_taps = (FROM_TAPS_TRAINING if training else inference)[by_spectra]
+    return by_spectra if weight[0].numel() >= from_taps else "direct"
 
 
 def _has_matrix_units_for(dtype: torch.dtype, device: str) -> bool:
@@ -170,6 +183,13 @@ def _spectra(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddin
     return y
 
 
+def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding) -> Tensor:
+    if not can_compile(x, weight, stride, padding):
+        raise RuntimeError(f"no program is written for {x.dtype} on {x.device.type} at this size: use another method")
+    y: Tensor = CompiledDepthwise.apply(x, weight, bias, stride, padding)
+    return y
+
+
 def _toeplitz(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding) -> Tensor:
     """One dense convolution along the columns whose channels are the pixels of a row."""
     n, channels, _, width = x.shape
@@ -186,7 +206,7 @@ def _toeplitz(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddi
 
 
 METHODS: Mapping[Method, Callable[[Tensor, Tensor, Tensor | None, int, Padding], Tensor]] = MappingProxyType(
-    {"spectra": _spectra, "toeplitz": _toeplitz, "direct": _direct}
+    {"compiled": _compiled, "spectra": _spectra, "toeplitz": _toeplitz, "direct": _direct}
 )
 
 
