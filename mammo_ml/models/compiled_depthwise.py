@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mammo_ml.models.depthwise_program import LANES, TOGETHER, Layer, backward_program, forward_program
-from mammo_ml.models.simd_program import CompiledFunction
+from mammo_ml.models.simd_program import CompiledFunction, works
 from mammo_ml.models.spectral_depthwise import Padding, plan
 
-LONGEST_PHASE = 128
-"""Points of a transform; programs grow with them."""
+LONGEST_TRANSFORM = 128
+"""Points, of all phases together: programs grow with them, and the room has to stay in the cache."""
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def layer_of(x: Tensor, weight: Tensor, stride: int, padding: Padding) -> Layer:
@@ -32,12 +33,12 @@ def layer_of(x: Tensor, weight: Tensor, stride: int, padding: Padding) -> Layer:
 
 
 def can_compile(x: Tensor, weight: Tensor, stride: int, padding: Padding) -> bool:
-    """Whether there is a program for it."""
-    if x.device.type != "cpu" or torch.float64 in (x.dtype, weight.dtype):
+    """Whether there is a program for it, and programs work here."""
+    if x.device.type != "cpu" or x.dtype not in TYPES or weight.dtype not in TYPES or 0 in x.shape:
         return False
     layer = layer_of(x, weight, stride, padding)
     whole = all(size % stride == 0 for size in layer.size) and layer.size[1] % LANES == layer.outputs[1] % LANES == 0
-    return whole and max(layer.points) <= LONGEST_PHASE
+    return whole and stride * max(layer.points) <= LONGEST_TRANSFORM and works()
 
 
 class CompiledDepthwise(torch.autograd.Function):
@@ -49,9 +50,9 @@ class CompiledDepthwise(torch.autograd.Function):
     ) -> Tensor:
         layer = layer_of(x, weight, stride, padding)
         kernels = _spectra_of_kernels(weight, layer, padding)
-        images = x.float().contiguous()
+        images = _plain(x)
         y = images.new_empty(*x.shape[:2], *layer.outputs)
-        shift = images.new_zeros(x.shape[1]) if bias is None else bias.float().contiguous()
+        shift = images.new_zeros(x.shape[1]) if bias is None else _plain(bias)
         _run(forward_program(layer), [kernels, shift], [images, y])
         ctx.save_for_backward(images, weight, kernels)
         ctx.layer, ctx.padding, ctx.dtype = layer, padding, x.dtype
@@ -65,20 +66,25 @@ class CompiledDepthwise(torch.autograd.Function):
         images, weight, kernels = ctx.saved_tensors
         layer: Layer = ctx.layer
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
-        grads = grad_y.float().contiguous()
+        grads = _plain(grad_y)
         grad_bias = grads.sum((0, 2, 3)).to(weight.dtype) if of_bias else None
         grad_x = torch.empty_like(images) if of_x else images
-        grad_kernels = torch.zeros(len(weight), *layer.gradient_shape) if of_weight else kernels
+        grad_kernels = images.new_zeros(len(weight), *layer.gradient_shape) if of_weight else kernels
         if of_x or of_weight:
             _run(backward_program(layer, of_x, of_weight), [kernels, grad_kernels], [images, grads, grad_x])
         grad_weight = _kernels_of_spectra(grad_kernels, weight, layer, ctx.padding) if of_weight else None
         return grad_x.to(ctx.dtype) if of_x else None, grad_weight, grad_bias, None, None
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """Its numbers as a program reads them: float32, one after the other."""
+    return tensor.detach().float().resolve_neg().contiguous()
+
+
 def _spectra_of_kernels(weight: Tensor, layer: Layer, padding: Padding) -> Tensor:
     """Spectra of the kernels' phases over the number of points: (C, *layer.spectrum_shape), complex."""
     (rows, columns), stride = layer.points, layer.stride
-    circles = torch.zeros(len(weight), stride * rows, stride * columns)
+    circles = torch.zeros(len(weight), stride * rows, stride * columns, dtype=torch.float32, device="cpu")
     circles[:, : weight.shape[2], : weight.shape[3]] = weight[:, 0].detach()
     turned = circles.roll((-padding[2], -padding[0]), (1, 2))
     phases = turned.view(-1, rows, stride, columns, stride).permute(0, 4, 2, 3, 1)

@@ -1,8 +1,9 @@
 """The programs of `mammo_ml.models.compiled_depthwise`: a depthwise convolution and its gradients by spectra.
 
 The lanes of a vector are images. Twice as many images as lanes go through together, the first half as the real, the
-other as the imaginary parts of complex ones: a real kernel acts on each alone. Of each channel, rows are transformed
-into a room that stays in the second-level cache, then its columns, there and back, then rows of outputs:
+other as the imaginary parts of complex ones: a real kernel acts on each alone. (What is not finite in one spoils its
+companion all the same, and one that is a million times as large takes its decimals.) Of each channel, rows are
+transformed into a room that stays in the second-level cache, then its columns, there and back, then rows of outputs:
 
 - Rows and columns behind an image's end, and outputs nobody reads, are left out of the transforms, which are straight
   lines of arithmetic (`mammo_ml.models.straight_line_dft`).
@@ -12,8 +13,9 @@ into a room that stays in the second-level cache, then its columns, there and ba
   `mammo_ml.models.spectral_depthwise`.
 """
 
+import threading
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mammo_ml.models.simd_program import CompiledFunction, SimdFunction, Value
@@ -24,6 +26,8 @@ TOGETHER = 2 * LANES
 """Images that go through together."""
 LINE = 16
 """Numbers in a line of the cache."""
+PROGRAMS = 32
+"""As many of a kind are kept."""
 
 
 class Layer(NamedTuple):
@@ -57,7 +61,10 @@ class Layer(NamedTuple):
         return *self.spectrum_shape[:3], 2, -(-self.points[0] // LANES) * LANES
 
 
-@cache
+_one_at_a_time = threading.Lock()
+"""No program is written twice at once."""
+
+
 def forward_program(layer: Layer) -> CompiledFunction:
     """Write and compile the forward map.
 
@@ -65,6 +72,12 @@ def forward_program(layer: Layer) -> CompiledFunction:
         `program(channels, kernels, bias, images, outputs)`: addresses of arrays (C, *spectrum_shape), complex, and
         (C,), and of tables of TOGETHER addresses of arrays (C, *size) and (C, *outputs), all of float32.
     """
+    with _one_at_a_time:
+        return _forward_program(layer)
+
+
+@lru_cache(PROGRAMS)
+def _forward_program(layer: Layer) -> CompiledFunction:
     writer = _Writer(layer, ("kernels", "bias"), ("images", "outputs"))
     total = writer.column_for_itself()
 
@@ -89,7 +102,6 @@ def forward_program(layer: Layer) -> CompiledFunction:
     return writer.function.compiled(one_channel)
 
 
-@cache
 def backward_program(layer: Layer, of_images: bool, of_kernels: bool) -> CompiledFunction:
     """Write and compile the gradients.
 
@@ -102,6 +114,12 @@ def backward_program(layer: Layer, of_images: bool, of_kernels: bool) -> Compile
         `program(channels, kernels, of_kernels, images, of_outputs, of_images)`, as `forward_program`'s; the second
         array is (C, *gradient_shape).
     """
+    with _one_at_a_time:
+        return _backward_program(layer, of_images, of_kernels)
+
+
+@lru_cache(PROGRAMS)
+def _backward_program(layer: Layer, of_images: bool, of_kernels: bool) -> CompiledFunction:
     writer = _Writer(layer, ("kernels", "of_kernels"), ("images", "of_outputs", "of_images"))
     first_of_outputs = layer.stride * layer.size[0]
     of_outputs = writer.column_for_itself()

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mammo_ml.models.compiled_depthwise import CompiledDepthwise, can_compile
+from mammo_ml.models.depthwise_program import TOGETHER
 from mammo_ml.models.spectral_depthwise import Padding, SpectralDepthwise, plan
 
 Method = Literal["direct", "compiled", "spectra", "toeplitz"]
@@ -32,12 +33,14 @@ Method = Literal["direct", "compiled", "spectra", "toeplitz"]
 # From this many taps on a CPU's vector units use a product of spectra; chosen by what
 # `python -m benchmarks.large_kernel --cut-over` measures (reports/benchmarks/large_kernel_cut_over.json). F.conv2d's
 # gradients are far slower than its forward pass, so training changes over at smaller kernels. In inference F.conv2d
-# leaves out what a stride skips. Toeplitz products are never the fastest there.
+# leaves out what a stride skips. Toeplitz products are never the fastest there. A program does sixteen images in the
+# time of one, and counts by the share that is there. Torch's transforms, which are left the few, were measured with
+# four images (docs/experiments.md).
 FROM_TAPS_TRAINING: Mapping[Method, int] = MappingProxyType({"compiled": 5 * 5, "spectra": 8 * 8})
 FROM_TAPS_INFERENCE: Mapping[Method, int] = MappingProxyType({"compiled": 8 * 8, "spectra": 24 * 24})
 FROM_TAPS_INFERENCE_STRIDED: Mapping[Method, int] = MappingProxyType({"compiled": 12 * 12, "spectra": 32 * 32})
-FEWEST_COMPILED_IMAGES = 4
-"""A compiled program does sixteen images in the time of one."""
+FEW_IMAGES = 3
+"""So many or fewer go faster through torch's transforms than through a program."""
 TRIAL_IMAGES = 16
 TRIALS = 3
 HOPELESS = 10.0
@@ -78,6 +81,8 @@ def depthwise_conv2d(
         raise ValueError(
             f"expected x (N, C, H, W) and weight (C, 1, kh, kw), found {(*x.shape,)} and {(*weight.shape,)}"
         )
+    if bias is not None and (bias.shape != (x.shape[1],) or bias.device != x.device):
+        raise ValueError(f"expected bias ({x.shape[1]},) on {x.device}, found {(*bias.shape,)} on {bias.device}")
     if stride < 1 or min(padding) < 0:
         raise ValueError(f"expected stride >= 1 and padding >= 0, found {stride} and {padding}")
     if min(axis.outputs for axis in plan(x, weight, stride, padding)) < 1:
@@ -99,18 +104,22 @@ def fastest_method(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, 
     narrowed = torch.get_autocast_dtype(device) if narrows else None
     if not _has_matrix_units_for(narrowed or x.dtype, device):
         return _fastest_without_matrix_units(x, weight, stride, padding, training)
+    of_images = (TRIAL_IMAGES if len(x) > FEW_IMAGES else FEW_IMAGES, *x.shape[1:])
     with _one_at_a_time:
         return _fastest_of_trial(
-            x.device, x.dtype, weight.dtype, narrowed, (*x.shape[1:],), (*weight.shape,), stride, padding, training
+            x.device, x.dtype, weight.dtype, narrowed, of_images, (*weight.shape,), stride, padding, training
         )
 
 
 def _fastest_without_matrix_units(x: Tensor, weight: Tensor, stride: int, padding: Padding, training: bool) -> Method:
-    compiles = len(x) >= FEWEST_COMPILED_IMAGES and can_compile(x, weight, stride, padding)
-    by_spectra: Method = "compiled" if compiles else "spectra"
     inference = FROM_TAPS_INFERENCE if stride == 1 else FROM_TAPS_INFERENCE_STRIDED
-    from_taps = (FROM_TAPS_TRAINING if training else inference)[by_spectra]
-    return by_spectra if weight[0].numel() >= from_taps else "direct"
+    from_taps = FROM_TAPS_TRAINING if training else inference
+    taps, images = weight[0].numel(), len(x)
+    if images > FEW_IMAGES and can_compile(x, weight, stride, padding):
+        share = images / (TOGETHER * math.ceil(images / TOGETHER))
+        if taps * share >= from_taps["compiled"]:
+            return "compiled"
+    return "spectra" if taps >= from_taps["spectra"] else "direct"
 
 
 def _has_matrix_units_for(dtype: torch.dtype, device: str) -> bool:
@@ -132,14 +141,14 @@ def _fastest_of_trial(
     dtype: torch.dtype,
     weight_dtype: torch.dtype,
     narrowed: torch.dtype | None,  # by autocast, in which the trial runs as well: a part of the key alone
-    of_image: tuple[int, ...],
+    of_images: tuple[int, ...],
     of_weight: tuple[int, ...],
     stride: int,
     padding: Padding,
     training: bool,
 ) -> Method:
     with torch.inference_mode(False), torch.set_grad_enabled(training):
-        x = torch.zeros(TRIAL_IMAGES, *of_image, device=device, dtype=dtype, requires_grad=training)
+        x = torch.zeros(of_images, device=device, dtype=dtype, requires_grad=training)
         weight = torch.zeros(of_weight, device=device, dtype=weight_dtype, requires_grad=training)
 
         def work(method: Method) -> None:

@@ -7,15 +7,14 @@ program. Python's loops are unrolled; a loop of the program is `SimdFunction.loo
 
 import ctypes
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
-from threadpoolctl import threadpool_info
 
 FLOAT, INDEX, LANE = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 FLAGS = ("contract", "reassoc", "nsz")
@@ -223,22 +222,37 @@ class CompiledFunction:
             items: how many there are.
             arguments: addresses of the arrays, then of the tables.
         """
-        threads = min(torch.get_num_threads(), items)
-        rooms = torch.empty(threads, self._room)
+        # As many as torch has, also where there are fewer items: OpenMP would end the others, and start them again.
+        threads = torch.get_num_threads()
+        rooms = torch.empty(threads, self._room, dtype=torch.float32, device="cpu")
         data = (ctypes.c_int64 * (SimdFunction.ARGUMENTS + len(arguments)))(0, items, 0, rooms.data_ptr(), *arguments)
         if threads == 1:
             self._function(data)
         elif parallel := _parallel():
             parallel(self._function, data, threads, 0)
         else:
-            others = [threading.Thread(target=self._function, args=(data,)) for _ in range(threads)]
-            for thread in others:
-                thread.start()
-            for thread in others:
-                thread.join()
+            _on_own_threads(lambda: self._function(data), threads)
 
 
 NATIVE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@cache
+def works() -> bool:
+    """Whether programs can be compiled and run here; where they cannot, a warning says so once."""
+    function = SimdFunction(4, arrays=("numbers",), tables=(), room=4)
+
+    def double(item: Value) -> None:
+        numbers = function.array("numbers")
+        function.store(function.load(numbers, item) * 2, numbers, item)
+
+    numbers = torch.ones(4, dtype=torch.float32, device="cpu")
+    try:
+        function.compiled(double)(1, numbers.data_ptr())
+    except (OSError, RuntimeError) as error:
+        warnings.warn(f"no programs can be compiled here ({error}): large kernels take longer", stacklevel=2)
+        return False
+    return bool((numbers == 2).all())
 
 
 @cache
@@ -247,11 +261,28 @@ def _parallel() -> Any:
 
     After a part of work these wait for the next one without sleeping: threads of our own would take turns with them.
     """
-    for library in threadpool_info():
-        path = Path(library["filepath"])
-        if library["user_api"] == "openmp" and "torch" in path.parts:
-            return getattr(ctypes.CDLL(str(path)), "GOMP_parallel", None)
-    return None
+    try:
+        # What a library itself depends on is looked through as well.
+        return getattr(ctypes.CDLL(f"{torch.__path__[0]}/lib/libtorch_cpu.so"), "GOMP_parallel", None)
+    except OSError:  # another system, or a torch that is built otherwise
+        return None
+
+
+def _on_own_threads(work: Callable[[], None], count: int) -> None:
+    """Do it on this thread and others; an interrupt waits for them, whose arrays would else be freed under them."""
+    others = [threading.Thread(target=work) for _ in range(count - 1)]
+    interrupt = None
+    for thread in others:
+        thread.start()
+    work()
+    for thread in others:
+        while thread.is_alive():
+            try:
+                thread.join()
+            except KeyboardInterrupt as raised:
+                interrupt = raised
+    if interrupt:
+        raise interrupt
 
 
 def _machine() -> llvm.TargetMachine:

@@ -295,6 +295,13 @@ def test_the_layer_and_nn_conv2d_exchange_their_weights():
     ours.load_state_dict(theirs.state_dict())
 
 
+def test_a_bias_of_another_length_or_device_is_refused():
+    x, weight = torch.zeros(1, 2, 8, 8), torch.zeros(2, 1, 3, 3)
+    for bias in (torch.zeros(1), torch.zeros(2, 1), torch.zeros(2, device="meta")):
+        with pytest.raises(ValueError, match=r"expected bias \(2,\) on cpu, found"):
+            depthwise_conv2d(x, weight, bias)
+
+
 @pytest.mark.parametrize(
     ("x_shape", "weight_shape", "message"),
     [

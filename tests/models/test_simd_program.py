@@ -1,4 +1,7 @@
 import ctypes
+import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -51,6 +54,45 @@ def run(work, items=5):
 def test_every_item_is_done_by_some_thread(either_threads):
     given, found = run(lambda function, vectors: function.transposed(vectors), items=100)
     assert torch.equal(found, given.transpose(1, 2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch's threads have another entry")
+def test_torchs_own_threads_are_found_on_linux():
+    assert simd_program._parallel() is not None
+
+
+def test_several_threads_take_part(monkeypatch):
+    taken = []
+
+    def parallel(function, data, count, flags):
+        taken.append(count)
+        function(data)
+
+    monkeypatch.setattr(simd_program, "_parallel", lambda: parallel)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    run(lambda function, vectors: vectors, items=2)
+    torch.set_num_threads(before)
+    assert taken == [3]
+
+
+def test_an_interrupt_waits_for_threads_of_our_own(monkeypatch):
+    done, interrupts = [], iter([KeyboardInterrupt, None, KeyboardInterrupt])
+    join = threading.Thread.join
+
+    def work():
+        time.sleep(0 if threading.current_thread() is threading.main_thread() else 0.3)
+        done.append(threading.current_thread())
+
+    def interrupted(thread, timeout=None):
+        if error := next(interrupts, None):
+            raise error
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        simd_program._on_own_threads(work, 4)
+    assert len(set(done)) == 4
 
 
 def test_arithmetic_is_that_of_numbers():
