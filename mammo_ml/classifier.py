@@ -43,7 +43,7 @@ class ClassifierRecipe(Recipe):
 
     network: ClassifierParameters
     pretrained: str = Field(
-        description="starter (variant compact), starter_if_any (none for the other variants), none, or a folder of "
+        description="starter (variants compact and exact), starter_if_any (none for the others), none, or a folder of "
         "weights"
     )
     objective: ObjectiveParameters = ObjectiveParameters()

@@ -1,6 +1,7 @@
 """The classifier's side of pre-training: windows of whole films, each named by the lesion it lies round."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,19 +13,29 @@ from torch import Tensor, nn
 from mammo_ml.classifier import to_tensor, unchecked_probabilities
 from mammo_ml.devices import device_of
 from mammo_ml.imaging.augmentation import augment
+from mammo_ml.models.classifiers import ClassifierParameters, Variant
 from mammo_ml.models.cnni_bcc import PATCH_PX
-from mammo_ml.recipe import Recipe
+from mammo_ml.recipe import Recipe, Values
 from mammo_ml.windows import WindowFilm, WindowParameters, WindowSource
 
 
 class ClassifierPretrainingRecipe(Recipe):
     """Section `pretrain_classifier`."""
 
-    dropout: float = Field(ge=0, lt=1, description="before the dense layer of the compact network")
-    backbone: str = Field(description="what its base starts from, a small detector: starter, none, or a folder")
+    network: ClassifierParameters
+    backbone: str = Field(
+        description="what the base of the compact network starts from, a small detector: starter, none, or a folder"
+    )
     windows: WindowParameters
     label_smoothing: float = Field(ge=0, lt=1, description="share of each label that is spread over all classes")
     inner_women: int = Field(ge=1, description="women kept apart to choose the best epoch by")
+    by_variant: dict[Variant, Values] = Field(
+        default={}, description="single keys that differ for a variant; also the variant it is taught as"
+    )
+
+    def of_variant(self, variant: Variant) -> Self:
+        """The same recipe for this variant."""
+        return self.with_values({"variant": variant, **self.by_variant.get(variant, {})})
 
 
 class ClassifierWindowTask:

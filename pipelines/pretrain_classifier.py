@@ -1,4 +1,7 @@
-"""Pre-train the compact classifier on CBIS-DDSM's masses: women of the list's pre-training part alone."""
+"""Pre-train a classifier's network on CBIS-DDSM's masses: women of the list's pre-training part alone.
+
+The slides' network may be taught with batch normalisation, which its convolutions take over afterwards.
+"""
 
 import pandas as pd
 import torch
@@ -7,9 +10,9 @@ from mammo_ml.classifier import PROBABILITY_COLUMNS, predict_probabilities
 from mammo_ml.classifier_windows import ClassifierPretrainingRecipe, ClassifierWindowTask
 from mammo_ml.datasets.catalog import LABELS, write_table
 from mammo_ml.evaluation import EvaluateParameters, evaluate_patches, write_metrics
-from mammo_ml.models.classifiers import CompactClassifier
-from mammo_ml.models.cnni_bcc import PATCH_PX
-from mammo_ml.pretrained import FILM_COLUMNS, resolve
+from mammo_ml.models.classifiers import CompactClassifier, build_classifier
+from mammo_ml.models.cnni_bcc import PATCH_PX, CnniBcc
+from mammo_ml.pretrained import FILM_COLUMNS, NONE, resolve
 from mammo_ml.training import save_weights
 from pipelines import stage
 from pipelines.pretraining_stage import inner_women, teaching, windows_by_film
@@ -17,14 +20,15 @@ from pipelines.training_stage import train
 
 
 def pretrain_classifier() -> None:
-    paths = stage.arguments(__doc__, "films", "catalog", "out", "report")
-    recipe = stage.section("pretrain_classifier", ClassifierPretrainingRecipe)
+    paths = stage.arguments(__doc__, "films", "catalog", "out", "report", variant=True)
+    recipe = stage.section("pretrain_classifier", ClassifierPretrainingRecipe).of_variant(paths.variant)
     films, lesions = teaching(paths.catalog)
     is_inner = films["patient_id"].isin(inner_women(films, recipe.inner_women, recipe.training.seed))
-    start = resolve(recipe.backbone, "detector", "small")
     torch.manual_seed(recipe.training.seed)
-    model = CompactClassifier(recipe.dropout)
-    model.start_backbone(start.weights or {})
+    model = build_classifier(recipe.network)
+    start = resolve(recipe.backbone if isinstance(model, CompactClassifier) else NONE, "detector", "small")
+    if isinstance(model, CompactClassifier):
+        model.start_backbone(start.weights or {})
     windows = windows_by_film(paths.films, films, lesions, recipe.windows, PATCH_PX)
     task = ClassifierWindowTask(
         model,
@@ -34,14 +38,15 @@ def pretrain_classifier() -> None:
     )
     data = [paths.films / "manifest.json", paths.catalog]
     fitted = train("pretrain_classifier", task, recipe, data, protocol="pretraining")
-    save_weights(model, paths.out / "weights.safetensors")
+    learned = model.folded() if isinstance(model, CnniBcc) and paths.variant == "exact" else model
+    save_weights(learned, paths.out / "weights.safetensors")
     write_table(fitted.table(), paths.out / "history.csv")
     known = pd.concat([films[FILM_COLUMNS], start.films[FILM_COLUMNS]]).drop_duplicates()
     write_table(known.sort_values(FILM_COLUMNS), paths.out / "films.csv")
 
     judged = pd.DataFrame({"film_id": task.inner_films, "label": [LABELS[label] for label in task.inner_labels]})
     judged["patient_id"] = judged["film_id"].map(films.set_index("film_id")["patient_id"])
-    judged[PROBABILITY_COLUMNS] = predict_probabilities(model, task.inner_pictures)
+    judged[PROBABILITY_COLUMNS] = predict_probabilities(learned, task.inner_pictures)
     parameters = EvaluateParameters(resamples=1000, seed=recipe.training.seed)
     write_metrics({"windows_of_inner_women": evaluate_patches(judged, parameters)}, paths.report)
 

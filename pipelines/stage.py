@@ -45,13 +45,17 @@ WRITE_WORDS = re.compile(
 P = TypeVar("P", bound=Parameters)
 
 
-def arguments(description: str | None, *paths: str, fold: bool = False, base: bool = False) -> argparse.Namespace:
-    """Paths of the stage, one required option each, and `--fold` or `--base` where the stage has folds or bases."""
+def arguments(
+    description: str | None, *paths: str, fold: bool = False, base: bool = False, variant: bool = False
+) -> argparse.Namespace:
+    """Paths of the stage, one required option each; `--fold`, `--base`, `--variant` where it has several of them."""
     parser = argparse.ArgumentParser(description=description)
     if fold:
         parser.add_argument("--fold", type=int, required=True, help="test fold, 0 to 4")
     if base:
         parser.add_argument("--base", required=True, help="the detector's convolutional base")
+    if variant:
+        parser.add_argument("--variant", required=True, help="the classifier's network")
     for name in paths:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True)
     _add_params(parser)

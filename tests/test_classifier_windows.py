@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 import torch
 
 from mammo_ml.classifier_windows import ClassifierPretrainingRecipe, ClassifierWindowTask, centred_windows
+from mammo_ml.errors import BadInputError
 from mammo_ml.imaging.augmentation import AugmentationParameters
-from mammo_ml.models.classifiers import CompactClassifier
+from mammo_ml.models.classifiers import ClassifierParameters, CompactClassifier
 from mammo_ml.training import TrainingParameters, fit
 from mammo_ml.windows import WindowParameters, window_films
 from tests.test_windows import BOX, film, lesions
@@ -11,12 +13,23 @@ from tests.test_windows import BOX, film, lesions
 WINDOWS = WindowParameters(window_px=256, lesion_share=0.67, max_offset=0.15, max_scale=1.25, min_visible_share=0.3)
 TRAINING = {"epoch_samples": 32, "batch_size": 8, "learning_rate": 0.001, "weight_decay": 0.0, "patience": 9}
 RECIPE = ClassifierPretrainingRecipe(
-    dropout=0.0, backbone="none", windows=WINDOWS, label_smoothing=0.0, inner_women=1,
+    network=ClassifierParameters(variant="compact"), backbone="none", windows=WINDOWS, label_smoothing=0.0,
+    inner_women=1,
     augmentation=AugmentationParameters(strength=0.0),
     training=TrainingParameters(budget_samples=384, threads=1, seed=1, **TRAINING),
 )  # fmt: skip
 SMALL = (340, 300, 370, 330)
 TABLE = lesions(("a", "malignant", BOX), ("a", "benign", None), ("b", "benign", BOX))
+
+
+def test_a_variant_has_the_recipe_but_for_its_own_keys():
+    assert RECIPE.of_variant("exact").network == ClassifierParameters(variant="exact")
+    own = RECIPE.model_copy(update={"by_variant": {"exact": {"variant": "normalised", "learning_rate": 0.01}}})
+    found = own.of_variant("exact")
+    assert (found.network.variant, found.training.learning_rate) == ("normalised", 0.01)
+    assert own.of_variant("compact").training == RECIPE.training
+    with pytest.raises(BadInputError, match="'rate' is no key of the training section"):
+        RECIPE.model_copy(update={"by_variant": {"exact": {"rate": 1.0}}}).of_variant("exact")
 
 
 def films():

@@ -16,7 +16,8 @@ STUDIES = Path("data/studies")
 MADE_BY = {
     "detector_small": ("pretrain_detector@small", STUDIES / "pretrain_detector" / "small"),
     "detector_six_layer_cnn": ("pretrain_detector@six_layer_cnn", STUDIES / "pretrain_detector" / "six_layer_cnn"),
-    "classifier_compact": ("pretrain_classifier", STUDIES / "pretrain_classifier"),
+    "classifier_compact": ("pretrain_classifier@compact", STUDIES / "pretrain_classifier" / "compact"),
+    "classifier_exact": ("pretrain_classifier@exact", STUDIES / "pretrain_classifier" / "exact"),
 }
 """By starter: the stage that makes it, and the folder it writes."""
 
