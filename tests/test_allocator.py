@@ -1,6 +1,7 @@
 """The process's memory: what arrays free is at hand for the next ones."""
 
 import platform
+import statistics
 import subprocess
 import sys
 
@@ -18,21 +19,24 @@ def make_and_free():
     torch.ones(64 * 2**20, dtype=torch.uint8)
 
 make_and_free()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range({ROUNDS}):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     make_and_free()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(how: str) -> int:
-    """Pages the system had to hand out for arrays of 64 MiB made and freed after a first one."""
+def page_faults(how: str) -> float:
+    """Pages the system has to hand out for an array of 64 MiB made and freed after others.
+
+    The median of some: a system short of memory takes pages back, once in a while.
+    """
     told = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
-    return int(told.stdout)
+    return statistics.median(map(int, told.stdout.split()))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
 def test_freed_arrays_are_not_fetched_from_the_system_again():
     # 64 MiB are 32 pages of 2 MiB at the least.
-    assert page_faults("kept") < ROUNDS
-    assert page_faults("as it comes") >= 32 * ROUNDS
+    assert page_faults("kept") <= 1
+    assert page_faults("as it comes") >= 32

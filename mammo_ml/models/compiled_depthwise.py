@@ -34,7 +34,7 @@ def layer_of(x: Tensor, weight: Tensor, stride: int, padding: Padding) -> Layer:
 
 def can_compile(x: Tensor, weight: Tensor, stride: int, padding: Padding) -> bool:
     """Whether there is a program for it, and programs work here."""
-    if x.device.type != "cpu" or x.dtype not in TYPES or weight.dtype not in TYPES or 0 in x.shape:
+    if any(tensor.device.type != "cpu" or tensor.dtype not in TYPES for tensor in (x, weight)) or 0 in x.shape:
         return False
     layer = layer_of(x, weight, stride, padding)
     whole = all(size % stride == 0 for size in layer.size) and layer.size[1] % LANES == layer.outputs[1] % LANES == 0
