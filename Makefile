@@ -41,7 +41,7 @@ starter: $(READY) ## Copy pre-trained weights of the studies into the package: m
 report: $(READY) ## Write build/report.html from what the last pass left; WORKSPACE=build/phantom for the phantoms'
 	$(BIN)/mammo-ml report --workspace $(WORKSPACE)
 
-test: $(READY) ## Run the tests that need no root and at most 15 minutes; lists what it left out
+test: $(READY) ## Run the tests that need no root and no hour (18 minutes on two cores); lists what it left out
 	$(BIN)/pytest -m "not slow"
 
 test-all: $(READY) ## Run every test, the slow ones included
