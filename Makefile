@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= .
 READY := $(VENV)/.ready
+# A process of the tests takes up to 3 GiB.
+ON_ALL_CORES := --numprocesses logical --maxprocesses 4 --dist loadfile
 # Compiled modules halve the time a stage takes to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup repro phantom studies leakage-lab starter report test test-all reliability lint format ui serve tuning-ui promote bench readme deps lock clean
+.PHONY: help setup repro phantom studies leakage-lab starter report test test-slow test-all reliability lint format ui serve tuning-ui promote bench readme deps lock clean
 .DEFAULT_GOAL := help
 
 help: ## Explain the targets
@@ -41,11 +43,14 @@ starter: $(READY) ## Copy pre-trained weights of the studies into the package: m
 report: $(READY) ## Write build/report.html from what the last pass left; WORKSPACE=build/phantom for the phantoms'
 	$(BIN)/mammo-ml report --workspace $(WORKSPACE)
 
-test: $(READY) ## Run the tests that need no root and no hour (18 minutes on two cores); lists what it left out
-	$(BIN)/pytest -m "not slow"
+test: $(READY) ## Run the tests that need no root and no hour (11 minutes on two cores); lists what it left out
+	$(BIN)/pytest $(ON_ALL_CORES) -m "not slow"
+
+test-slow: $(READY) ## Run the tests that `make test` leaves out (40 minutes)
+	$(BIN)/pytest $(ON_ALL_CORES) -m slow
 
 test-all: $(READY) ## Run every test, the slow ones included
-	$(BIN)/pytest
+	$(BIN)/pytest $(ON_ALL_CORES)
 
 reliability: $(READY) ## Run the tests of every bar (minutes to an hour) and rewrite docs/reliability.md from what came of it
 	@status=0; $(BIN)/pytest -m bar --reliability build/reliability.jsonl || status=$$?; \

@@ -1,4 +1,7 @@
-"""What several test modules share: a copy of the project to run in, the rule about skipped tests, and the bars."""
+"""What several test modules share: a copy of the project to run in, the rule about skipped tests, and the bars.
+
+Processes that share the tests (`-n`) get those of a file together: what a file makes once is made once.
+"""
 
 import json
 import os
@@ -19,6 +22,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("mammo_ml", "pipelines", "expectations", "feedback", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 NO_SKIPS = "MAMMO_NO_SKIPS"
 """Set to 1 where everything the tests need is there: a skipped test is then a failed one."""
+ON_THE_PHANTOM_PASS = (
+    "tests/browser/test_dashboards.py",
+    "tests/pipelines/test_phantom_pipeline.py",
+    "tests/pipelines/test_rebuilding.py",
+    "tests/pipelines/test_reproducing.py",
+    "tests/reporting/test_report_of_a_pass.py",
+)
+"""Files whose tests use `run`, which takes minutes to make."""
+TAKE_LONG = ("tests/pipelines/test_phantom_oracle.py", *ON_THE_PHANTOM_PASS)
 PHASES = pytest.StashKey[list[pytest.TestReport]]()
 
 
@@ -34,14 +46,41 @@ def pytest_configure(config: pytest.Config) -> None:
     if file := config.getoption("reliability"):
         file = config.option.reliability = file.resolve()  # tests change the folder
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("", encoding="utf-8")
+        if not _is_worker(config):
+            file.write_text("", encoding="utf-8")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for marker in item.iter_markers("bar"):
             if not marker.args or any(name not in BARS for name in marker.args):
                 raise pytest.UsageError(f"{item.nodeid}: bar{marker.args} is none of {', '.join(BARS)}")
+    if _is_worker(config):  # the longest first: no process is left waiting for it
+        items.sort(key=lambda item: not item.nodeid.startswith(TAKE_LONG))
+
+
+def _share(nodeid: str) -> str:
+    """Tests of one share are run by one process: those of a file, and those that look at the one phantom pass."""
+    file = nodeid.partition("::")[0]
+    return "phantom pass" if file in ON_THE_PHANTOM_PASS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out as `_share` says, in the order collected. (xdist's groups do nothing with pytest 9.2.)"""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Shares(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _share(nodeid)
+
+    config.option.loadscopereorder = False
+    return Shares(config, log)
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of several processes that share the tests."""
+    return hasattr(config, "workerinput")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -77,16 +116,27 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return _skipped_is_failed(report)
 
 
-_left_out: list[str] = []
+_left_out: dict[str, None] = {}
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    _left_out.extend(item.nodeid for item in items)
+    _left_out.update(dict.fromkeys(item.nodeid for item in items))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _is_worker(session.config):
+        session.config.workeroutput["left_out"] = list(_left_out)  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker has ended: what it left out is told by the process that has the terminal."""
+    _left_out.update(dict.fromkeys(getattr(node, "workeroutput", {}).get("left_out", ())))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if _left_out:
-        terminalreporter.section("left out here; `make test-all` runs them")
+        terminalreporter.section("left out here; `make test-slow` runs them")
         for name in _left_out:
             terminalreporter.line(name)
 
