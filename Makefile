@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= .
 READY := $(VENV)/.ready
-# A process of the tests takes up to 3 GiB.
-ON_ALL_CORES := --numprocesses logical --maxprocesses 4 --dist loadfile
+# The tests in several processes, each of up to 4 GiB. Their threads wait asleep: where there are more of them than cores,
+# two trainings at once else take twice as long.
+PYTEST_ON_ALL_CORES := OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 # Compiled modules halve the time a stage takes to start.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -44,13 +45,13 @@ report: $(READY) ## Write build/report.html from what the last pass left; WORKSP
 	$(BIN)/mammo-ml report --workspace $(WORKSPACE)
 
 test: $(READY) ## Run the tests that need no root and no hour (11 minutes on two cores); lists what it left out
-	$(BIN)/pytest $(ON_ALL_CORES) -m "not slow"
+	$(PYTEST_ON_ALL_CORES) -m "not slow"
 
 test-slow: $(READY) ## Run the tests that `make test` leaves out (40 minutes)
-	$(BIN)/pytest $(ON_ALL_CORES) -m slow
+	$(PYTEST_ON_ALL_CORES) -m slow
 
 test-all: $(READY) ## Run every test, the slow ones included
-	$(BIN)/pytest $(ON_ALL_CORES)
+	$(PYTEST_ON_ALL_CORES)
 
 reliability: $(READY) ## Run the tests of every bar (minutes to an hour) and rewrite docs/reliability.md from what came of it
 	@status=0; $(BIN)/pytest -m bar --reliability build/reliability.jsonl || status=$$?; \
