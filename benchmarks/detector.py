@@ -4,8 +4,7 @@ Run as `python -m benchmarks.detector` on a machine that does nothing else; writ
 Theirs is torchvision's `SSD` on the same base (`ssd300_vgg16` as it comes), fed a list of images. Ours runs in float32
 and in bfloat16 (autocast), both with channels last. All hold the same weights, see the same images and take turns, so
 that a busy machine slows all alike. A ratio is the median over the turns of theirs over ours (above 1: ours is faster),
-with the smallest and the largest. The six-layer base has our large-kernel layers on both sides; what these gain stands
-in reports/benchmarks/large_kernel.json.
+with the smallest and the largest. Large kernels are convolved by `nn.Conv2d` in theirs.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
-from benchmarks.large_kernel import cpu_model
+from benchmarks.large_kernel import cpu_model, with_conv2d
 from mammo_ml.allocator import keep_freed_memory
 from mammo_ml.datasets import phantom
 from mammo_ml.detector_bases import Base
@@ -59,6 +58,7 @@ def torchvisions(base: Base, ours: LesionSSD) -> SSD:
         size, statistics_of_images = (design.input_px,) * 2, [list(design.image_mean), list(design.image_std)]
         theirs = SSD(build_base(base, WIDTH), default_boxes, size, len(CLASSES), *statistics_of_images)
     theirs.load_state_dict(state)
+    with_conv2d(theirs)
     return theirs
 
 
