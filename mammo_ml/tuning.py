@@ -62,7 +62,11 @@ class TuningParameters(Parameters):
         default=None, ge=1, description="trials that run to their end before the first may be pruned; null: none is"
     )
     prune_from_epoch: int = Field(default=2, ge=1, description="no trial is pruned before it has run so many epochs")
-    workers: int = Field(default=1, ge=1, description="processes on this machine; with one, a study repeats itself")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="processes on this machine, which share training.threads; with one, a study repeats itself",
+    )
     heartbeat_s: int = Field(default=10, ge=1, description="seconds between two signs of life of a trial")
     grace_s: int = Field(default=60, ge=2, description="silence after which a trial is given up and run again")
 

@@ -83,12 +83,14 @@ def tune(
         protocol: of the run.
     """
     parts = _parts(name, parameters, {"recipe": recipe, **(others or {})}, files)
+    # Threads beyond the cores wait for each other awake: two workers took longer than one.
+    share_of_threads = max(1, recipe.training.threads // parameters.workers)
     label = f"{name}@{fold}"
     key = stage.state_key(name, fold, json.dumps(parts, sort_keys=True))
 
     def run_study(run: tracking.StageRun, advance: Callable[[int], None]) -> None:
         def objective(number: int, values: Values, report: tuning.Report) -> float:
-            tried = recipe.with_values(values).with_budget(parameters.budget_samples)
+            tried = recipe.with_values({"threads": share_of_threads, **values}).with_budget(parameters.budget_samples)
             seen, found = 0, float("nan")
 
             def on_step(samples: int) -> None:

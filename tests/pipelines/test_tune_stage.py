@@ -34,6 +34,8 @@ from pipelines import stage
 from pipelines.tuning_stage import tune
 
 def score(tried, on_step, on_epoch):
+    with open("threads", "a") as file:
+        file.write(f"{tried.training.threads}\\n")
     with open("begun", "a") as file:
         file.write(f"{os.getpid()} {os.environ.get('MAMMO_WORKER', '')}\\n")
     time.sleep(float(os.environ["SECONDS"]))
@@ -81,6 +83,7 @@ def test_a_pruned_trial_ends_early_is_no_failure_and_the_run_has_the_pictures(wo
     assert stage.returncode == 0, said
     trials = pd.read_csv(workspace / "out" / "trials.csv")
     assert len(trials) == 10
+    assert set((workspace / "threads").read_text(encoding="utf-8").split()) == {"2"}
     assert 0 < trials["pruned"].sum() < 10
     assert (trials["value"].isna() == trials["pruned"]).all()
     store = Store(workspace)
@@ -110,6 +113,13 @@ def _helper_at_work(folder: Path) -> int:
             return found[-1]
         time.sleep(0.05)
     raise AssertionError("the second worker never began a trial")
+
+
+def test_workers_share_the_threads_of_a_training(workspace: Path) -> None:
+    stage = _start(workspace, 0.0)
+    said = stage.communicate(timeout=120)[1]
+    assert stage.returncode == 0, said
+    assert (workspace / "threads").read_text(encoding="utf-8").split() == ["1"] * 5
 
 
 @pytest.mark.slow
