@@ -169,6 +169,7 @@ def _train_in_a_fork(job: dict[str, Any]) -> None:
 
 def _serve() -> None:
     torch.set_num_threads(1)  # a pool of threads would not survive a fork
+    classifier_task().inner_loss()  # its large kernels are compiled once, not in every fork
     child = 0
     for line in sys.stdin:
         if line.strip():
