@@ -47,7 +47,7 @@ report: $(READY) ## Write build/report.html from what the last pass left; WORKSP
 test: $(READY) ## Run the tests that need no root and no hour (11 minutes on two cores); lists what it left out
 	$(PYTEST_ON_ALL_CORES) -m "not slow"
 
-test-slow: $(READY) ## Run the tests that `make test` leaves out (40 minutes)
+test-slow: $(READY) ## Run the tests that `make test` leaves out (35 minutes)
 	$(PYTEST_ON_ALL_CORES) -m slow
 
 test-all: $(READY) ## Run every test, the slow ones included
