@@ -39,9 +39,16 @@ def repro(
         list[str] | None,
         typer.Option("--set", help="With phantoms: change a parameter, as in train_classifier.training.seed=2."),
     ] = None,
-    workspace: Workspace = Path("build/phantom"),
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            "--workspace",
+            "-w",
+            help="Where phantoms run, a new folder or that of an earlier phantom pass; build/phantom by default.",
+        ),
+    ] = None,
 ) -> None:
-    """Run the pipeline: real films from MIAS_ARCHIVE or the official address, else phantoms in WORKSPACE."""
+    """Run the pipeline: real films from MIAS_ARCHIVE or the official address, else phantoms in their own folder."""
     import yaml
 
     from mammo_ml import pipeline_run
@@ -53,9 +60,11 @@ def repro(
         root = Path.cwd()
         pipeline.check_parameters(root)
         on_phantoms = phantom or not pipeline.films_at_hand(root)
-        place = workspace.resolve() if on_phantoms else root
+        place = (workspace or Path("build/phantom")).resolve() if on_phantoms else root
         if set_ and not on_phantoms:
             raise MammoError("--set is for phantoms; on real films edit params.yaml or use `dvc exp run -S`")
+        if workspace and not on_phantoms:
+            raise MammoError("--workspace is for phantoms (--phantom); real films run in the project's own folder")
         if on_phantoms:
             pipeline.check_free(root, place)
         with pipeline_run.only_run(place):
@@ -171,7 +180,7 @@ def models(workspace: Workspace = Path()) -> None:
     with store_errors_for_people():
         table, lines = overview.models(workspace.resolve())
     print_table(table)
-    typer.echo("\n".join(lines) or "No model is registered yet: `make repro` registers both.")
+    typer.echo("\n".join(lines) or "No model is registered yet: `make repro` registers all three.")
 
 
 @app.command()
@@ -205,9 +214,11 @@ def compare(
     from mammo_ml.registry import overview
 
     with store_errors_for_people():
-        labels, differences = overview.compare(first, second, workspace.resolve(), _gate(workspace), name)
+        labels, differences, unlike = overview.compare(first, second, workspace.resolve(), _gate(workspace), name)
         print_table(overview.comparison_table(labels, differences))
         typer.echo(overview.HOW_TO_READ.format(first=labels[0], second=labels[1]))
+        for line in unlike:
+            typer.secho(f"Not judged on the same: {line}.", fg="yellow")
         if out is not None:
             overview.draw_comparison(labels, differences, out)
 
@@ -355,7 +366,7 @@ def evaluate(
 
 @app.command("audit-split")
 def audit_split(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with a row an item, as below.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with a row an item, like the one shown.")],
     films: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="With the pictures that the items name: compares pixels.")
     ] = None,

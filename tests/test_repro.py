@@ -286,6 +286,18 @@ def test_the_bar_of_the_download_shows_its_share_of_the_whole(
     assert "100M/100M" in shown
 
 
+@pytest.mark.parametrize("option", [["--set", "ingest.seed=2"], ["--workspace", "elsewhere"]])
+def test_what_is_for_phantoms_is_refused_where_real_films_run(
+    option: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[1])
+    monkeypatch.setattr("mammo_ml.repro.films_at_hand", lambda root: True)
+    monkeypatch.setattr("mammo_ml.repro.reproduce", lambda *_: pytest.fail("the pipeline was run"))
+    answer = CliRunner().invoke(app, ["repro", *option])
+    assert answer.exit_code == 1
+    assert f"{option[0]} is for phantoms" in answer.output
+
+
 def test_outside_the_project_the_message_says_where_to_go(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="Run this in the project's folder"):
         repro.check_parameters(tmp_path)

@@ -188,6 +188,20 @@ def differences(
     )
 
 
+def unlike_items(first: Evidence, second: Evidence, protocol: str) -> str:
+    """What two versions were judged on where that is not the same, in words; empty where it is.
+
+    The women are the same, so the difference has its interval; but it is of what was cut as well as of the models.
+    """
+    told = []
+    sides = [side.of_protocol(protocol).items for side in (first, second)]
+    for unit in sorted({*sides[0]["unit"], *sides[1]["unit"]}):
+        ours, theirs = ({*side.loc[side["unit"] == unit, "item"]} for side in sides)
+        if ours != theirs:
+            told.append(f"{len(ours)} and {len(theirs)} {unit} items, {len(ours & theirs)} of the same name")
+    return f"{protocol}: {'; '.join(told)}: a difference is of what was cut as well as of the models" if told else ""
+
+
 def core_differences(first: Evidence, second: Evidence, gate: GateParameters) -> dict[str, Difference]:
     """Paired differences of the figures in `CORE`, by name with the protocol.
 

@@ -13,7 +13,7 @@ from mammo_ml.errors import BadInputError, raise_if_any
 from mammo_ml.locator_bundle import answer, open_bundle
 from mammo_ml.manifest import file_sha256
 from mammo_ml.models.bundle import Bundle, folds_sha256
-from mammo_ml.registry.comparison import FILES, Evidence, differences, read_evidence, subgroup_differences
+from mammo_ml.registry.comparison import FILES, Evidence, differences, read_evidence, subgroup_differences, unlike_items
 from mammo_ml.registry.files import BUNDLE, run_file, verified_folder
 from mammo_ml.registry.gate import (
     EVALUATE_AGAIN,
@@ -180,7 +180,8 @@ def compare_with(store: Store, candidate: Any, champion: Any, gate: GateParamete
     try:
         difference = differences(first, second, protocol, gate, figure)[figure]
         raise_if_any("comparison", _other_figures(store, (candidate, champion), difference[:2], primary))
-        return Comparison(number, difference, subgroup_differences(first, second, primary, gate))
+        subgroups = subgroup_differences(first, second, primary, gate)
+        return Comparison(number, difference, subgroups, unlike_items=unlike_items(first, second, protocol))
     except BadInputError as error:
         return Comparison(number, fault="; ".join(error.problems))
 

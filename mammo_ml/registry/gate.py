@@ -75,12 +75,16 @@ class SubgroupDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate minus champion, both judged on the same women; `fault` says why they cannot be compared."""
+    """Candidate minus champion, both judged on the same women.
+
+    `fault` says why they cannot be compared, `unlike_items` what else they were judged on differs in.
+    """
 
     champion: int
     difference: Difference | None = None
     subgroups: tuple[SubgroupDifference, ...] = ()
     fault: str = ""
+    unlike_items: str = ""
 
 
 @dataclass(frozen=True)
@@ -276,6 +280,8 @@ def _against_champion(comparison: Comparison, gate: GateParameters, primary: str
             "soft",
         ),
     ]
+    if comparison.unlike_items:
+        conditions.append(Condition("judged on the same items", False, comparison.unlike_items, "warning"))
     return conditions + [_subgroup(one, gate) for one in comparison.subgroups]
 
 

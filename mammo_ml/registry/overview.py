@@ -12,7 +12,7 @@ from mammo_ml.errors import BadInputError, raise_if_any
 from mammo_ml.metrics.paired import Difference
 from mammo_ml.registry import audit
 from mammo_ml.registry.audit import CHAMPION
-from mammo_ml.registry.comparison import LOWER_IS_BETTER, core_differences
+from mammo_ml.registry.comparison import LOWER_IS_BETTER, core_differences, unlike_items
 from mammo_ml.registry.facts import evidence_of
 from mammo_ml.registry.gate import EVALUATE_AGAIN, GateParameters
 from mammo_ml.registry.promotion import champion, champion_fault, registered_model, version_of
@@ -100,7 +100,7 @@ def history(name: str, workspace: Path, *, brief: bool = False) -> pd.DataFrame:
 
 def compare(
     first: str, second: str, workspace: Path, gate: GateParameters, name: str = ""
-) -> tuple[tuple[str, str], dict[str, Difference]]:
+) -> tuple[tuple[str, str], dict[str, Difference], list[str]]:
     """Paired differences first minus second of the core figures of two versions, from what both have stored.
 
     Args:
@@ -111,7 +111,7 @@ def compare(
         name: registered model.
 
     Returns:
-        The two as NAME/VERSION; the differences by figure.
+        The two as NAME/VERSION; the differences by figure; what was judged that differs between them, in words.
 
     Raises:
         BadInputError: when one is not there, has not stored what it is compared by, or both cannot be compared.
@@ -126,7 +126,10 @@ def compare(
             problems += [f"{side.name}/{side.version}: {problem}" for problem in error.problems]
     raise_if_any("compare", problems, f"To compare a version, {EVALUATE_AGAIN}.")
     labels = tuple(f"{side.name}/{side.version}" for side in sides)
-    return (labels[0], labels[1]), core_differences(found[0], found[1], gate)
+    differences = core_differences(found[0], found[1], gate)
+    protocols = sorted({name.partition(".")[0] for name in differences})
+    unlike = [unlike_items(found[0], found[1], protocol) for protocol in protocols]
+    return (labels[0], labels[1]), differences, [line for line in unlike if line]
 
 
 def comparison_table(labels: tuple[str, str], differences: Mapping[str, Difference]) -> pd.DataFrame:

@@ -205,6 +205,16 @@ def test_a_subgroup_refuses_from_thirty_lesions_on_and_warns_below(lesions: int,
     assert "-0.200" in line
 
 
+def test_other_items_than_the_champions_are_warned_of_and_refuse_nothing() -> None:
+    told = "by_patient: 468 and 351 patch items, 300 of the same name"
+    facts = dataclasses.replace(REAL, comparison=Comparison(1, BETTER, unlike_items=told))
+    assert failed(CANDIDATE, facts) == []
+    text = format_decision(decide(CANDIDATE, GATE, facts))
+    assert "[warn]  judged on the same items" in text
+    assert told in text
+    assert "judged on the same items" not in format_decision(decide(CANDIDATE, GATE, REAL))
+
+
 def test_a_subgroup_in_which_the_figure_is_undefined_for_both_only_warns() -> None:
     nan = math.nan
     undefined = SubgroupDifference("density F", 40, Difference(nan, nan, nan, nan, nan))

@@ -17,6 +17,7 @@ from mammo_ml.registry.comparison import (
     judged,
     read_evidence,
     subgroup_differences,
+    unlike_items,
 )
 from mammo_ml.truth import ITEMS, LESIONS, judged_items, judged_lesions, read_truth
 from tests.registry.toys import GATE, toy_evidence
@@ -60,6 +61,16 @@ def test_the_core_figures_of_a_detector_are_there_and_zero_against_itself() -> N
     assert tuple(found) == CORE["detector"]
     assert all(one[2:] == (0, 0, 0) for one in found.values())
     assert found[FROC].first == 1.0
+
+
+def test_items_that_only_one_of_two_was_judged_on_are_told_by_unit_and_number() -> None:
+    every = detector(ALL)
+    assert unlike_items(every, detector(set()), "films_by_patient") == ""
+    fewer = every.only((every.items["item"] != "f3").to_numpy())
+    told = unlike_items(every, fewer, "films_by_patient")
+    assert told.startswith(
+        "films_by_patient: 24 and 23 film items, 23 of the same name: a difference is of what was cut"
+    )
 
 
 def test_the_core_figures_of_a_classifier_are_those_of_its_metrics(tmp_path: Path) -> None:
