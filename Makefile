@@ -80,7 +80,7 @@ promote: $(READY) ## Show what the gate says of the challengers
 	-$(BIN)/mammo-ml promote mammo-detector --dry-run --workspace $(WORKSPACE)
 	-$(BIN)/mammo-ml promote mammo-locator --dry-run --workspace $(WORKSPACE)
 
-bench: $(READY) ## Measure speed, side by side and as a user meets it (an hour); writes reports/benchmarks/; installs Keras
+bench: $(READY) ## Measure speed, side by side and as a user meets it (hours: two passes and the tests among it); writes reports/benchmarks/; installs Keras
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --require-hashes --requirement requirements-bench.txt
 	$(BIN)/python -m benchmarks.large_kernel
 	$(BIN)/python -m benchmarks.detector

@@ -60,16 +60,16 @@ class Scenario:
 
 AUCS = (
     Scenario("auc_chance", 0.0, 0.5),
-    Scenario("auc_as_committed", 1.1, 0.5),
+    Scenario("auc_as_committed", 1.67, 0.5),
     Scenario("auc_high", 2.5, 0.5),
 )
 FROCS = (
-    Scenario("froc_as_committed", 0.6, 0.3),
+    Scenario("froc_as_committed", 1.66, 0.3),
     Scenario("froc_high", 2.5, 0.3),
 )
 PAIRED = (
-    Scenario("paired_equal", 1.1, 0.5, second_shift=1.1),
-    Scenario("paired_better", 1.4, 0.5, second_shift=1.1),
+    Scenario("paired_equal", 1.67, 0.5, second_shift=1.67),
+    Scenario("paired_better", 2.0, 0.5, second_shift=1.67),
 )
 ALIKE = 0.6
 """Share of what is a film's own in the scores of both models."""

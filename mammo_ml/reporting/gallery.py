@@ -37,7 +37,7 @@ KEY = (
     "surest boxes are shown. Every woman was judged by a model that had seen no film of hers."
 )
 SOURCE = (
-    "Films: mini-MIAS, for research only, not to be passed on (J Suckling et al., 1994, Excerpta Medica 1069, "
+    "Films: mini-MIAS, for research only, not to be passed on (J Suckling et al., 1994, Exerpta Medica 1069, "
     "375-378). So this file is not to be published as it is."
 )
 
