@@ -20,7 +20,6 @@ from mammo_ml.reporting.results_table import REPORT, ROWS
 
 INTERVALS = evaluation.EvaluateParameters(resamples=1000, seed=1)
 """Fixed, so that the same file gives the same interval everywhere; those of the committed figures."""
-RANDOM_BOXES_PER_FILM = 20
 OF_CLASSES = ("ap_50_benign", "ap_50_malignant", "map_50", "map_50_95")
 """Figures that need a score of each class."""
 ENDINGS = ("", "_lo", "_hi", "_baseline")
@@ -51,7 +50,7 @@ def score(predictions: Predictions, benchmark: Benchmark) -> evaluation.Figures:
 
 def _score_detections(predictions: Predictions, benchmark: Benchmark) -> evaluation.Figures:
     films, truth = _films_and_lesions(benchmark)
-    nothing = evaluation.random_boxes(films, truth, RANDOM_BOXES_PER_FILM, INTERVALS.seed)
+    nothing = evaluation.random_boxes(films, truth, INTERVALS.seed)
     detections = predictions.rows.assign(item=predictions.rows["film_id"])
     figures, _ = evaluation.evaluate_detections(detections, nothing, truth, films, "films", INTERVALS)
     left_out = set() if predictions.classes else {name + ending for name in OF_CLASSES for ending in ENDINGS}

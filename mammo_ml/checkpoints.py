@@ -105,7 +105,7 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     # Copies: safetensors refuses tensors that share memory.
     whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     text = json.dumps(notes, sort_keys=True)
-    seal = json.dumps({"sha256": _sha256(whole, text), "notes": text}, sort_keys=True)
+    seal = json.dumps({"sha256": tensors_sha256(whole, text), "notes": text}, sort_keys=True)
     _replace(path, save(whole, metadata={SEAL: seal}))
 
 
@@ -126,13 +126,13 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         text, expected = str(seal["notes"]), str(seal["sha256"])
     except (KeyError, TypeError, ValueError):
         raise DamagedFileError(f"{path}: holds no sha256 of its content") from None
-    found = _sha256(tensors, text)
+    found = tensors_sha256(tensors, text)
     if found != expected:
         raise DamagedFileError(f"{path}: was changed: sha256 {found[:12]}…, written was {expected[:12]}…")
     return tensors, json.loads(text)
 
 
-def _sha256(tensors: Mapping[str, Tensor], notes: str) -> str:
+def tensors_sha256(tensors: Mapping[str, Tensor], notes: str = "") -> str:
     """Hash of names, types, shapes and bytes of contiguous tensors, and of the notes."""
     digest = hashlib.sha256(notes.encode())
     for name, value in sorted(tensors.items()):

@@ -1,5 +1,6 @@
 """The classifier's side of training and prediction: which patches, which loss, which probabilities."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -192,8 +193,15 @@ def predict_patches(model: nn.Module, pictures: NDArray[np.uint8]) -> NDArray[np
     return mean
 
 
-def predict_probabilities(model: nn.Module, pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
+def predict_probabilities(
+    model: nn.Module, pictures: NDArray[np.uint8], names: Sequence[str] | None = None
+) -> NDArray[np.float64]:
     """Class probabilities (N, 3) of pictures uint8 (N, H, W).
+
+    Args:
+        model: the classifier.
+        pictures: the pictures.
+        names: what they (N,) are called in messages; else by number.
 
     Raises:
         MammoError: naming the pictures for which the network gives numbers that are not finite.
@@ -201,10 +209,8 @@ def predict_probabilities(model: nn.Module, pictures: NDArray[np.uint8]) -> NDAr
     found = unchecked_probabilities(model, pictures)
     bad = np.flatnonzero(~np.isfinite(found).all(1))
     if len(bad):
-        raise MammoError(
-            f"the classifier's output is not finite for pictures {', '.join(map(str, bad))}: look at their pixels and "
-            "its weights"
-        )
+        told = ", ".join(f"picture {n}" if names is None else names[n] for n in bad.tolist())
+        raise MammoError(f"the classifier's output is not finite for {told}: look at the pixels and the weights")
     return found
 
 

@@ -49,7 +49,7 @@ class PretrainingRecipe(Recipe):
 
 
 class DetectorTask:
-    """SSD's loss on batches half of which show a lesion; satisfies `mammo_ml.training.Task`.
+    """SSD's loss on pictures half of which show a lesion; satisfies `mammo_ml.training.Task`.
 
     Args:
         model: the detector.
@@ -88,7 +88,7 @@ class DetectorTask:
         self._groups = [group for group in groups if len(group)]
 
     def draw(self, n: int, generator: np.random.Generator) -> NDArray[np.int64]:
-        """Half of the pictures with lesions, half without, where there are both."""
+        """An epoch's pictures: half of them with lesions, half without, where there are both."""
         groups = generator.permutation(np.arange(n) % len(self._groups))
         return np.array([generator.choice(self._groups[group]) for group in groups], dtype=np.int64)
 
@@ -103,7 +103,7 @@ class DetectorTask:
 
     @torch.no_grad()
     def inner_loss(self) -> float:
-        """Loss over the inner part, normalisation frozen."""
+        """Loss over the inner part."""
         if len(self._inner) == 0:
             return float("nan")
         self.model.eval()
@@ -166,12 +166,15 @@ def task_on_pictures(
     )
 
 
-def detect(model: LesionSSD, pictures: NDArray[np.uint8], nms_iou: float, max_detections: int) -> list[pd.DataFrame]:
-    """Boxes found on each of pictures uint8 (N, H, W): columns x1 … y2 (picture px), p_benign, p_malignant."""
+def detect(
+    model: LesionSSD, pictures: NDArray[np.uint8], nms_iou: float, max_detections: int, names: Sequence[str]
+) -> list[pd.DataFrame]:
+    """Boxes found on each of pictures uint8 (N, H, W), called `names` in messages: x1 … y2 (picture px), p_*."""
     found = []
     for start in range(0, len(pictures), PREDICTION_BATCH):
-        batch = to_tensor(pictures[start : start + PREDICTION_BATCH])
-        for boxes, benign, malignant in predict_boxes(model, batch, max_detections=max_detections, nms_iou=nms_iou):
+        part = slice(start, start + PREDICTION_BATCH)
+        batch, called = to_tensor(pictures[part]), names[part]
+        for boxes, benign, malignant in predict_boxes(model, batch, max_detections, nms_iou, names=called):
             table = pd.DataFrame(boxes.double().numpy(), columns=["x1", "y1", "x2", "y2"])
             found.append(table.assign(p_benign=benign.double().numpy(), p_malignant=malignant.double().numpy()))
     return found

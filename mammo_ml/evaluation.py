@@ -25,6 +25,8 @@ from mammo_ml.metrics.resampling import intervals, resample_women
 from mammo_ml.parameters import Parameters
 
 PROBABILITY_COLUMNS = [f"p_{label}" for label in LABELS]
+RANDOM_BOXES_PER_FILM = 20
+"""Of the detector that knows nothing: as many as a detector may give (`max_per_film` of `predict_detector.merge`)."""
 Figures = dict[str, float]
 
 
@@ -326,14 +328,16 @@ def median_box(lesions: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def random_boxes(films: pd.DataFrame, lesions: pd.DataFrame, per_film: int, seed: int) -> pd.DataFrame:
+def random_boxes(
+    films: pd.DataFrame, lesions: pd.DataFrame, seed: int, per_film: int = RANDOM_BOXES_PER_FILM
+) -> pd.DataFrame:
     """The detector that knows nothing of a film: boxes of lesions' sizes, anywhere on the breast, scored at random.
 
     Args:
         films: item, breast_x1 … breast_y2.
         lesions: x1 … y2; sides are drawn from theirs.
-        per_film: boxes on each film.
         seed: of places, sizes and scores.
+        per_film: boxes on each film.
     """
     generator = np.random.default_rng(seed)
     each = films.loc[films.index.repeat(per_film)].reset_index(drop=True)

@@ -17,7 +17,9 @@ from mammo_ml.classifier import PROBABILITY_COLUMNS, ClassifierRecipe, Classifie
 from mammo_ml.datasets.catalog import BOX_COLUMNS, LABELS
 from mammo_ml.detector import DetectorRecipe, DetectorTask, Target, detect, new_detector
 from mammo_ml.errors import raise_if_any
+from mammo_ml.imaging import boxes as bx
 from mammo_ml.imaging.canonical import CanonicalFilm
+from mammo_ml.imaging.patches import centred_windows
 from mammo_ml.leaky_protocols import Protocol, Task, items_of
 from mammo_ml.models.classifiers import build_classifier
 from mammo_ml.parameters import Parameters
@@ -89,12 +91,16 @@ class LabItems:
 
 
 def windows_for(task: Task, patches: pd.DataFrame) -> pd.DataFrame:
-    """Windows of a task out of the patches table: all of them, or those centred on a lesion.
+    """Windows of a task out of the patches table: lesions', and for `patches` those of normal films.
+
+    Normal tissue of abnormal films is left out, as the claims leave it out: with it three patches of four are normal.
 
     Raises:
         BadInputError: when there is none.
     """
-    chosen = patches if task == "patches" else patches[patches["label"] != LABELS[0]]
+    is_lesion = patches["label"] != LABELS[0]
+    of_normal_film = ~patches["film_id"].isin(patches.loc[is_lesion, "film_id"])
+    chosen = patches[is_lesion | of_normal_film] if task == "patches" else patches[is_lesion]
     raise_if_any("patches.csv", [] if len(chosen) else [f"no window for the protocols on {task}"])
     return chosen.reset_index(drop=True)
 
@@ -111,7 +117,8 @@ def make_items(
 
     Args:
         protocol: decides what every window becomes.
-        windows: patch_id, film_id, patient_id, lesion_id, label, x1 … y2 on the canonical film.
+        windows: patch_id, film_id, patient_id, lesion_id, label, x1 … y2 on the canonical film. Those of crops and cuts
+            are centred on their lesions here.
         films: every film that has a window.
         lesions: lesions.csv.
         input_px: edge of a picture.
@@ -124,11 +131,14 @@ def make_items(
         own = np.flatnonzero(windows["film_id"] == film.film_id)
         sources |= dict(zip(own.tolist(), cut_sources(film.pixels, corners[own], input_px), strict=True))
         on_film = lesions[(lesions["film_id"] == film.film_id) & lesions["has_location"]].reset_index(drop=True)
+        if protocol.task != "patches" and len(own):
+            corners[own] = _centred(corners[own], windows["lesion_id"].iloc[own].tolist(), film, on_film)
         for n in own.tolist():
             circles[n] = circles_from_centre(_canonical_circles(film, on_film), corners[n].tolist(), input_px)
             seen[n] = on_film[["lesion_id", "severity"]]
     missing = sorted(set(windows["film_id"].drop(list(sources))))
     raise_if_any("films of the windows", [f"film {film_id} is not there" for film_id in missing])
+    windows = windows.assign(**dict(zip(BOX_COLUMNS, corners.T, strict=True)))
     table = items_of(windows, protocol.views, parameters.seed)
     order = range(len(windows))
     source, angle, mirrored = (table[column].to_numpy() for column in ("source", "angle", "mirrored"))
@@ -136,6 +146,13 @@ def make_items(
     return LabItems(
         table, pictures, tuple(circles[n] for n in order), tuple(seen[n] for n in order), parameters.min_visible_share
     )
+
+
+def _centred(corners: bx.Boxes, names: list[str], film: CanonicalFilm, lesions: pd.DataFrame) -> bx.Boxes:
+    """Windows (N, 4) of a film, centred on the lesions they are of: patches are moved into the breast."""
+    circles = _canonical_circles(film, lesions.set_index("lesion_id").loc[names])
+    size, (height, width) = int(corners[0, 2] - corners[0, 0]), film.pixels.shape
+    return centred_windows(bx.circles_to_boxes(circles[:, :2], circles[:, 2]), size, width, height)
 
 
 def _canonical_circles(film: CanonicalFilm, lesions: pd.DataFrame) -> NDArray[np.float64]:
@@ -181,10 +198,10 @@ def predict_items(
         some = numbers[start : start + PREDICTED_AT_ONCE]
         names = items.table["item"].iloc[some].tolist()
         if isinstance(task, ClassifierTask):
-            found = pd.DataFrame(predict_probabilities(task.model, items.pictures[some]), columns=PROBABILITY_COLUMNS)
-            parts.append(found.assign(item=names))
+            found = predict_probabilities(task.model, items.pictures[some], names)
+            parts.append(pd.DataFrame(found, columns=PROBABILITY_COLUMNS).assign(item=names))
         else:
-            boxes = detect(task.model, items.pictures[some], parameters.nms_iou, parameters.max_per_cut)
+            boxes = detect(task.model, items.pictures[some], parameters.nms_iou, parameters.max_per_cut, names)
             parts += [own.assign(item=name) for name, own in zip(names, boxes, strict=True)]
     return _stacked(parts)
 

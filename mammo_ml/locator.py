@@ -29,6 +29,7 @@ from mammo_ml.prediction import (
     calibrated,
     classify_tiles,
     kept_by_suppression,
+    names_of_tiles,
     out_of_window,
     prepared_film,
     tiles_of_film,
@@ -132,7 +133,9 @@ def boxes_in_tiles(
     detector: LesionSSD, film: CanonicalFilm, windows: NDArray[np.float64], merge: MergeParameters
 ) -> list[pd.DataFrame]:
     """What the detector finds in each window (T, 4) of a film, not merged: x1 … y2 (canonical px), p_*."""
-    found = detect(detector, crop(film.pixels, windows, detector.side_px), merge.nms_iou, merge.max_per_tile)
+    pictures = crop(film.pixels, windows, detector.side_px)
+    names = names_of_tiles(film, windows)
+    found = detect(detector, pictures, merge.nms_iou, merge.max_per_tile, names)
     return [out_of_window(table, window, detector.side_px) for table, window in zip(found, windows, strict=True)]
 
 

@@ -61,7 +61,8 @@ class FilmDetectionParameters(Parameters):
 def classify_tiles(model: nn.Module, film: CanonicalFilm, tiles: TileParameters) -> pd.DataFrame:
     """Class probabilities of every tile of a film: film_id, x1 … y2 (film file px), p_normal, p_benign, p_malignant."""
     windows = tiles_of_film(film, tiles)
-    probabilities = predict_probabilities(model, crop(film.pixels, windows, tiles.input_px))
+    pictures = crop(film.pixels, windows, tiles.input_px)
+    probabilities = predict_probabilities(model, pictures, names_of_tiles(film, windows))
     table = pd.DataFrame(film.transform.boxes_to_film(windows), columns=BOX_COLUMNS)
     table[PROBABILITY_COLUMNS] = probabilities
     table.insert(0, "film_id", film.film_id)
@@ -76,6 +77,11 @@ def tiles_of_film(film: CanonicalFilm, tiles: Tiling) -> bx.Boxes:
     """
     with of_film(film.film_id):
         return breast_tiles(film.mask, tiles)
+
+
+def names_of_tiles(film: CanonicalFilm, windows: bx.Boxes) -> list[str]:
+    """What the tiles (T, 4) of a film, px of the canonical film, are called in messages."""
+    return [f"film {film.film_id}, tile at {x:.0f}, {y:.0f}" for x, y in windows[:, :2]]
 
 
 def aggregate(tiles: pd.DataFrame, how: Aggregation) -> pd.DataFrame:
@@ -111,7 +117,9 @@ def detect_on_films(model: LesionSSD, films: Iterable[CanonicalFilm], looking: F
 
 def _detect_on_film(model: LesionSSD, film: CanonicalFilm, tiles: Tiling, merge: MergeParameters) -> pd.DataFrame:
     windows = tiles_of_film(film, tiles)
-    found = detect(model, crop(film.pixels, windows, model.side_px), merge.nms_iou, merge.max_per_tile)
+    pictures = crop(film.pixels, windows, model.side_px)
+    names = names_of_tiles(film, windows)
+    found = detect(model, pictures, merge.nms_iou, merge.max_per_tile, names)
     on_film = pd.concat(
         [out_of_window(table, window, model.side_px) for table, window in zip(found, windows, strict=True)]
     )
@@ -133,7 +141,7 @@ def detect_on_cuts(
         films: films.csv, for the way back to each film file.
         merge: suppression and the number of boxes per cut.
     """
-    found = detect(model, pictures, merge.nms_iou, merge.max_per_tile)
+    found = detect(model, pictures, merge.nms_iou, merge.max_per_tile, [f"cut {item}" for item in cuts["item"]])
     tables = []
     for table, cut in zip(found, cuts.to_dict("records"), strict=True):
         boxes = cut_boxes_on_film(table[BOX_COLUMNS].to_numpy(dtype=np.float64), cut, films, pictures.shape[1])

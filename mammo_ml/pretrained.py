@@ -8,10 +8,12 @@ not say what they learned from are refused: nobody could tell whether they know 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 
 import pandas as pd
 from torch import Tensor, nn
 
+from mammo_ml.datasets.catalog import write_table
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.leak_audit import Audit, audit_ancestry
 from mammo_ml.manifest import file_sha256
@@ -19,6 +21,7 @@ from mammo_ml.models.bundle import Ancestor
 from mammo_ml.models.ssd_bases import imagenet_state
 from mammo_ml.models.weights import load_into, read_weights
 from mammo_ml.parameters import parse_section
+from mammo_ml.training import save_weights
 
 STARTER_FOLDER = Path(__file__).parent / "starter"
 STARTER, STARTER_IF_ANY, IMAGENET, NONE = "starter", "starter_if_any", "imagenet", "none"
@@ -80,6 +83,12 @@ def resolve(pretrained: str, model: str, base: str) -> Start:
     return _read(shipped if pretrained in (STARTER, STARTER_IF_ANY) else Path(pretrained), pretrained)
 
 
+def own_files(pretrained: str) -> list[Path]:
+    """Files of a folder of one's own; none for weights that are named, the package's or torchvision's."""
+    named = pretrained in (STARTER, STARTER_IF_ANY, IMAGENET, NONE)
+    return [] if named else [path for name in (WEIGHTS, FILMS) if (path := Path(pretrained) / name).is_file()]
+
+
 def _read(folder: Path, asked_for: str) -> Start:
     missing = [name for name in (WEIGHTS, FILMS, PROVENANCE) if not (folder / name).is_file()]
     if missing:
@@ -87,8 +96,9 @@ def _read(folder: Path, asked_for: str) -> Start:
         raise BadInputError(
             f"pretrained: {asked_for}",
             [f"{folder} has no {name}" for name in missing],
-            f"Starters shipped with the package: {shipped}. A folder of your own needs all three files: what weights "
-            "learned from must be known before anything is measured with them. Or start from none.",
+            f"Starters shipped with the package: {shipped}. vgg16 can start from `imagenet`, all from `none`. "
+            "A folder of your own needs all three files: what weights learned from must be known before anything is "
+            "measured with them.",
         )
     try:
         provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
@@ -103,24 +113,34 @@ def _read(folder: Path, asked_for: str) -> Start:
     return Start(read_weights(folder / WEIGHTS), (ancestor,), films[FILM_COLUMNS].assign(step="pretraining"))
 
 
-def write_starter(folder: Path, weights: Path, films: pd.DataFrame, ancestor: dict[str, str]) -> None:
-    """Write a folder of starting weights.
+def write_start(folder: Path, model: nn.Module, films: pd.DataFrame, ancestor: dict[str, str]) -> None:
+    """Write a folder of starting weights, as `pretrained` takes it.
 
     Args:
         folder: where to; files of an earlier one are replaced.
-        weights: a safetensors file.
+        model: the network that was taught.
         films: `FILM_COLUMNS` of every film these weights learned from or were chosen on.
         ancestor: fields of `Ancestor` but the hash.
-
-    Raises:
-        MammoError: when the weights are too large to be shipped.
     """
-    content = weights.read_bytes()
-    if len(content) > LARGEST_BYTES:
-        raise MammoError(f"{weights} has {len(content):,} bytes; starters are small, {LARGEST_BYTES:,} at most")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS).write_bytes(content)
-    films[FILM_COLUMNS].to_csv(folder / FILMS, index=False, lineterminator="\n")
+    save_weights(model, folder / WEIGHTS)
+    write_table(films[FILM_COLUMNS], folder / FILMS)
     provenance = parse_section(ancestor | {"weights_sha256": file_sha256(folder / WEIGHTS)}, Ancestor, "starter")
     text = json.dumps(provenance.model_dump(), indent=1, sort_keys=True) + "\n"
     (folder / PROVENANCE).write_text(text, encoding="utf-8")
+
+
+def ship(made: Path, folder: Path) -> Start:
+    """Copy a folder of starting weights to where the package has its own.
+
+    Raises:
+        BadInputError: when it is not one.
+        MammoError: when the weights are too large to be shipped.
+    """
+    start = _read(made, str(made))
+    size = (made / WEIGHTS).stat().st_size
+    if size > LARGEST_BYTES:
+        raise MammoError(f"{made / WEIGHTS} has {size:,} bytes; starters are small, {LARGEST_BYTES:,} at most")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, FILMS, PROVENANCE):
+        copyfile(made / name, folder / name)
+    return start

@@ -52,8 +52,8 @@ class Recipe(Parameters):
         """Section of each key."""
         sections = [name for name in type(self).model_fields if isinstance(getattr(self, name), Parameters)]
         home = {key: section for section in reversed(sections) for key in type(getattr(self, section)).model_fields}
-        unknown = [f"'{key}' is no key of the training section" for key in keys if key not in home]
-        raise_if_any("search space", unknown, f"Known: {', '.join(sorted(home))}.")
+        unknown = [f"'{key}' is no key of {', '.join(sections)}" for key in keys if key not in home]
+        raise_if_any("values for a training", unknown, f"Known: {', '.join(sorted(home))}.")
         return home
 
 

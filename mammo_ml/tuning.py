@@ -51,7 +51,7 @@ class Range(Parameters):
 
 
 class TuningParameters(Parameters):
-    """How far a study goes. `space` names keys of the training section; trial 0 keeps that section's own values."""
+    """How far a study goes. `space` names keys of the recipe that is tuned; trial 0 keeps its own values."""
 
     trials: int = Field(ge=1)
     budget_samples: int = Field(ge=1, description="training samples of one trial")

@@ -11,10 +11,10 @@ from mammo_ml.datasets.catalog import BOX_COLUMNS, LABELS, LESIONS, read_table, 
 from mammo_ml.datasets.catalog import FILMS as FILM_TABLE
 from mammo_ml.detector import task_on_cuts, task_on_pictures
 from mammo_ml.evaluation import rounded
-from mammo_ml.imaging.canonical import canonical_films
 from mammo_ml.prediction import FilmDetectionParameters, detect_on_cuts, detect_on_films
 from mammo_ml.splits import make_folds, roles_of, split_at_random_leaky
 from pipelines import stage
+from pipelines.film_stage import canonical_by_name
 from pipelines.training_stage import refuse_one_sided_fold, train
 
 COLUMNS = ["protocol", "fold", "item", "film_id", "patient_id", *BOX_COLUMNS, "p_benign", "p_malignant"]
@@ -28,11 +28,7 @@ def compare_base() -> None:
     looking = stage.section("predict_detector", FilmDetectionParameters)
     films = read_table(paths.catalog / "films.csv", FILM_TABLE)
     lesions = read_table(paths.catalog / "lesions.csv", LESIONS)
-    canonical = {}
-    with stage.bar(len(films), "films at the scale of the input", "film") as advance:
-        for film in canonical_films(paths.films, films):
-            canonical[film.film_id] = film
-            advance(1)
+    canonical = canonical_by_name(paths.films, films)
     cuts = cut_detector_cuts(films, canonical, lesions, cutting)
     # Kept beside the predictions: evaluation reads the lesions' boxes from it, and checkpoints are keyed by it.
     cuts.save(paths.out / "cuts")

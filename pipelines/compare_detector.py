@@ -7,10 +7,10 @@ from mammo_ml.cutting import cut_detector_cuts
 from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, LESIONS, read_table, write_table
 from mammo_ml.detector import task_on_cuts
 from mammo_ml.evaluation import rounded
-from mammo_ml.imaging.canonical import canonical_films
 from mammo_ml.prediction import FilmDetectionParameters, detect_on_films
 from mammo_ml.splits import N_FOLDS, make_folds, roles_of
 from pipelines import stage
+from pipelines.film_stage import canonical_by_name
 from pipelines.training_stage import train
 
 
@@ -21,11 +21,7 @@ def compare_detector() -> None:
     films = read_table(paths.catalog / "films.csv", FILMS)
     lesions = read_table(paths.catalog / "lesions.csv", LESIONS)
     folds = make_folds(films, asked.folds_seed)
-    with stage.bar(len(films), "films at the scale of the input", "film") as advance:
-        canonical = {}
-        for film in canonical_films(paths.films, films):
-            canonical[film.film_id] = film
-            advance(1)
+    canonical = canonical_by_name(paths.films, films)
     cuts = cut_detector_cuts(films, canonical, lesions, asked.cutting(name))
     # Kept beside the predictions: checkpoints are keyed by it.
     cuts.save(paths.out / "cuts")

@@ -6,8 +6,8 @@ from mammo_ml.cuttings import Cutting, CuttingParameters, cut, lesions_kept
 from mammo_ml.datasets.catalog import FILMS, LESIONS, read_table
 from mammo_ml.errors import raise_if_any
 from mammo_ml.evaluation import write_metrics
-from mammo_ml.imaging.canonical import canonical_films
 from pipelines import stage
+from pipelines.film_stage import canonical_by_name
 
 
 def cut_patches() -> None:
@@ -18,11 +18,7 @@ def cut_patches() -> None:
     asked = str(paths.cutting)
     raise_if_any("--cutting", [] if asked in known else [f"'{asked}' is none of {', '.join(known)}"])
     films, lesions = read_table(paths.catalog / "films.csv", FILMS), read_table(paths.catalog / "lesions.csv", LESIONS)
-    canonical = {}
-    with stage.bar(len(films), "canonical films", "film") as advance:
-        for film in canonical_films(paths.films, films):
-            canonical[film.film_id] = film
-            advance(1)
+    canonical = canonical_by_name(paths.films, films)
     patches = cut(known[asked], films, canonical, lesions, parameters)
     patches.save(paths.patches)
     write_metrics({"lesions": lesions_kept(known[asked], canonical, lesions, patches.patches)}, paths.report)

@@ -21,7 +21,6 @@ from mammo_ml.splits import in_folds, make_folds, split_at_random_leaky
 from pipelines import stage
 
 NAMES = dict.fromkeys(["fold", "item", "film_id", "patient_id"], "str")
-RANDOM_BOXES_PER_FILM = 20
 
 
 def evaluate_compare_base() -> None:
@@ -41,7 +40,7 @@ def evaluate_compare_base() -> None:
             films = located_films(tested, lesions)
             truth = lesions_of_films(lesions, films)
             judged = own[FILMS][own[FILMS]["item"].isin(films["item"])]
-            nothing = random_boxes(films, truth, RANDOM_BOXES_PER_FILM, parameters.seed)
+            nothing = random_boxes(films, truth, parameters.seed)
             every_cut = CutSet.load(folder / "cuts")
             cuts = every_cut.only((every_cut.cuts["kind"] == "centred").to_numpy())
             views = cuts.items_of_views()

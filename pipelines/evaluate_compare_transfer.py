@@ -14,9 +14,6 @@ from mammo_ml.transfer_figures import SHOWN, transfer_figure, transfer_table
 from pipelines import stage
 from pipelines.recording import save_figure
 
-BOXES_OF_RANDOM = 20
-"""Boxes a film gets from the detector that knows nothing, as many as a detector may give."""
-
 
 def evaluate_compare_transfer() -> None:
     paths = stage.arguments(__doc__, *(f"{name}_catalog" for name in SETS), "predicted", "out")
@@ -43,7 +40,7 @@ def evaluate_compare_transfer() -> None:
                 for name, own in predicted.items()
             }
             knows_nothing = match_detections(
-                random_boxes(films, lesions, BOXES_OF_RANDOM, asked.folds_seed), lesions, films, "films"
+                random_boxes(films, lesions, asked.folds_seed), lesions, films, "films"
             ).figures()
             baseline = {f"{figure}_baseline": knows_nothing[figure] for figure in SHOWN}
             references = dict.fromkeys(matched, asked.reference)

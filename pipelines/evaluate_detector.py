@@ -19,7 +19,6 @@ from pipelines import stage
 from pipelines.recording import record_and_register, save_figure
 
 COLUMNS = ["protocol", "fold", "unit", "item", "film_id", "patient_id", *BOX_COLUMNS, "p_benign", "p_malignant"]
-RANDOM_BOXES_PER_FILM = 20
 SHOWN_OF_EACH = 4
 TITLES = {
     "gallery": "Rows: lesions found most surely, lesions found least, films with the surest false positives",
@@ -48,7 +47,7 @@ def evaluate_detector() -> None:
     films = evaluation.located_films(films, lesions)
     truth = evaluation.lesions_of_films(lesions, films)
     judged = found["films"][found["films"]["film_id"].isin(films["film_id"])]
-    nothing = evaluation.random_boxes(films, truth, RANDOM_BOXES_PER_FILM, parameters.seed)
+    nothing = evaluation.random_boxes(films, truth, parameters.seed)
     by_film, matched = evaluation.evaluate_detections(judged, nothing, truth, films, "films", parameters)
 
     every_cut = CutSet.load(paths.cuts)

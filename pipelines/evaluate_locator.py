@@ -18,7 +18,6 @@ from pipelines import stage
 from pipelines.recording import record_and_register, save_figure
 
 PROTOCOL = "films_by_patient"
-RANDOM_BOXES_PER_FILM = 20
 COLUMNS = [
     "protocol",
     "fold",
@@ -63,7 +62,7 @@ def evaluate_locator() -> None:
     predictions["patient_id"] = predictions["item"].map(all_films.set_index("film_id")["patient_id"])
 
     judged = predictions[predictions["item"].isin(films["item"])]
-    nothing = evaluation.random_boxes(films, truth, RANDOM_BOXES_PER_FILM, parameters.seed)
+    nothing = evaluation.random_boxes(films, truth, parameters.seed)
     figures, _ = evaluation.evaluate_detections(judged, nothing, truth, films, "films", parameters)
     looked = looked.only(list(films["item"]))
     networks = (locator.classifier, locator.classifier_px)

@@ -13,9 +13,8 @@ from mammo_ml.evaluation import EvaluateParameters, evaluate_patches, write_metr
 from mammo_ml.models.classifiers import CompactClassifier, build_classifier
 from mammo_ml.models.cnni_bcc import PATCH_PX, CnniBcc
 from mammo_ml.pretrained import FILM_COLUMNS, NONE, resolve
-from mammo_ml.training import save_weights
 from pipelines import stage
-from pipelines.pretraining_stage import inner_women, teaching, windows_by_film
+from pipelines.pretraining_stage import inner_women, teaching, windows_by_film, write_weights
 from pipelines.training_stage import train
 
 
@@ -39,10 +38,9 @@ def pretrain_classifier() -> None:
     data = [paths.films / "manifest.json", paths.catalog]
     fitted = train("pretrain_classifier", task, recipe, data, protocol="pretraining")
     learned = model.folded() if isinstance(model, CnniBcc) and paths.variant == "exact" else model
-    save_weights(learned, paths.out / "weights.safetensors")
-    write_table(fitted.table(), paths.out / "history.csv")
     known = pd.concat([films[FILM_COLUMNS], start.films[FILM_COLUMNS]]).drop_duplicates()
-    write_table(known.sort_values(FILM_COLUMNS), paths.out / "films.csv")
+    write_weights(paths.out, learned, known.sort_values(FILM_COLUMNS), "classifier", paths.variant)
+    write_table(fitted.table(), paths.out / "history.csv")
 
     judged = pd.DataFrame({"film_id": task.inner_films, "label": [LABELS[label] for label in task.inner_labels]})
     judged["patient_id"] = judged["film_id"].map(films.set_index("film_id")["patient_id"])

@@ -9,15 +9,10 @@ from mammo_ml.evaluation import EvaluateParameters, evaluate_detections, random_
 from mammo_ml.imaging.canonical import canonical_films
 from mammo_ml.models.ssd import build_detector
 from mammo_ml.prediction import FilmDetectionParameters, detect_on_films
-from mammo_ml.pretrained import FILM_COLUMNS
-from mammo_ml.training import save_weights
 from mammo_ml.windows import WindowTask
 from pipelines import stage
-from pipelines.pretraining_stage import inner_women, teaching, windows_by_film
+from pipelines.pretraining_stage import inner_women, teaching, windows_by_film, write_weights
 from pipelines.training_stage import train
-
-BOXES_OF_RANDOM = 20
-"""Boxes a film gets from the detector that knows nothing, as many as the detector may give."""
 
 
 def pretrain_detector() -> None:
@@ -39,9 +34,8 @@ def pretrain_detector() -> None:
     )
     data = [paths.films / "manifest.json", paths.catalog]
     fitted = train("pretrain_detector", task, recipe, data, protocol="pretraining")
-    save_weights(model, paths.out / "weights.safetensors")
+    write_weights(paths.out, model, films, "detector", paths.base)
     write_table(fitted.table(), paths.out / "history.csv")
-    write_table(films[FILM_COLUMNS], paths.out / "films.csv")
 
     judged = films[is_inner].assign(item=films["film_id"]).reset_index(drop=True)
     truth = lesions[lesions["has_location"] & lesions["film_id"].isin(judged["film_id"])]
@@ -49,7 +43,7 @@ def pretrain_detector() -> None:
     truth = truth.assign(item=truth["film_id"], x_px=np.nan, y_px=np.nan, radius_px=np.nan).reset_index(drop=True)
     found = detect_on_films(model, canonical_films(paths.films, judged), looking).rename(columns={"film_id": "item"})
     parameters = EvaluateParameters(resamples=1000, seed=recipe.training.seed)
-    guesses = random_boxes(judged, truth, BOXES_OF_RANDOM, recipe.training.seed)
+    guesses = random_boxes(judged, truth, recipe.training.seed)
     figures, _ = evaluate_detections(found, guesses, truth, judged, "films", parameters)
     write_metrics({"films_of_inner_women": figures}, paths.report)
 

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from mammo_ml.datasets.catalog import FILMS, LESIONS, UNKNOWN_SEVERITY, read_table
+from mammo_ml.datasets.cbis_ddsm import DATASET
 from mammo_ml.datasets.cbis_ddsm_split import PRETRAINING, pretraining_films, women
 from mammo_ml.imaging.canonical import CanonicalFilm, canonical_films
+from mammo_ml.pretrained import write_start
 from mammo_ml.windows import WindowFilm, WindowParameters, window_films
 from pipelines import stage
 
@@ -26,6 +29,20 @@ def inner_women(films: pd.DataFrame, n: int, seed: int) -> set[str]:
     """Women whose films choose the best epoch."""
     everyone = np.array(sorted(set(films["patient_id"])))
     return set(np.random.default_rng(seed).permutation(everyone)[:n].tolist())
+
+
+def write_weights(folder: Path, model: nn.Module, films: pd.DataFrame, kind: str, choice: str) -> None:
+    """Write what was learned as a folder to start from: weights, the films they know, and the stage that made them.
+
+    Args:
+        folder: the stage's output.
+        model: the network.
+        films: `FILM_COLUMNS` of the films it learned from or was chosen on.
+        kind: `detector` or `classifier`.
+        choice: its base or variant.
+    """
+    command = f"dvc repro pipelines/studies/dvc.yaml:pretrain_{kind}@{choice}"
+    write_start(folder, model, films, {"name": f"{kind}_{choice}", "dataset": DATASET, "command": command})
 
 
 def windows_by_film(

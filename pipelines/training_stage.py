@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from mammo_ml import training
-from mammo_ml.checkpoints import Checkpoints
+from mammo_ml.checkpoints import Checkpoints, tensors_sha256
 from mammo_ml.errors import raise_if_any
 from mammo_ml.recipe import Recipe
 from pipelines import stage
@@ -27,11 +28,12 @@ def train(
 ) -> training.Fit:
     """Train with a live run, a progress bar, and checkpoints under `.state/`, within an epoch too.
 
-    A training that was interrupted goes on where it was, as long as its code, recipe, data and torch are the same; one
-    that had ended is not run again. Either way the run and the bar show it from its first epoch.
+    A training that was interrupted goes on where it was, as long as its code, recipe, data, first weights and torch are
+    the same; one that had ended is not run again. Either way the run and the bar show it from its first epoch.
     """
     files = [path for folder in data for path in _files(folder)]
-    key = stage.state_key(name, torch.__version__, recipe, fold, epochs, *files)
+    # The first weights: a folder of one's own (`pretrained`) may hold others under the same name.
+    key = stage.state_key(name, torch.__version__, recipe, fold, epochs, first_weights(task.model), *files)
     planned = recipe.training.budget_samples if epochs is None else epochs * recipe.training.epoch_samples
     with (
         stage.run(name, recipe, data, fold, protocol) as record,
@@ -80,6 +82,11 @@ def refuse_one_sided_fold(
         [f"its {named} part has no {label} {what}" for label in wanted if label not in shown],
         f"{loss}. Add films, or deal the folds anew (section `split` of params.yaml).",
     )
+
+
+def first_weights(model: nn.Module) -> str:
+    """Hash of a network's parameters and buffers before it is trained."""
+    return tensors_sha256({name: value.cpu().contiguous() for name, value in model.state_dict().items()})
 
 
 def _files(path: Path) -> list[Path]:

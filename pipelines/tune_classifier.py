@@ -4,6 +4,7 @@ from mammo_ml.classifier import ClassifierRecipe, predict_patches, task_on_patch
 from mammo_ml.cutting import PatchSet
 from mammo_ml.datasets.catalog import LABELS
 from mammo_ml.metrics.classification import auc_macro
+from mammo_ml.pretrained import own_files
 from mammo_ml.splits import read_folds, roles_of
 from mammo_ml.training import Fit, fit
 from mammo_ml.tuning import TuningParameters
@@ -14,6 +15,7 @@ from pipelines.tuning_stage import OnEpoch, OnStep, tune
 
 def tune_classifier() -> None:
     paths = stage.arguments(__doc__, "patches", "folds", "out", fold=True)
+    recipe = stage.section("train_classifier", ClassifierRecipe)
     patches = PatchSet.load(paths.patches)
     roles = roles_of(read_folds(paths.folds), patches.patches["patient_id"], paths.fold)
     inner = roles == "inner"
@@ -29,12 +31,17 @@ def tune_classifier() -> None:
     tune(
         "tune_classifier",
         stage.section("tune_classifier", TuningParameters),
-        stage.section("train_classifier", ClassifierRecipe),
+        recipe,
         score,
         figure="auc_macro",
         fold=paths.fold,
         data=[paths.patches, paths.folds],
-        files=[paths.patches / "pictures.npy", paths.patches / "patches.csv", paths.folds],
+        files=[
+            paths.patches / "pictures.npy",
+            paths.patches / "patches.csv",
+            paths.folds,
+            *own_files(recipe.pretrained),
+        ],
         out=paths.out,
     )
 

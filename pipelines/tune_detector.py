@@ -8,6 +8,7 @@ from mammo_ml.imaging.canonical import canonical_films
 from mammo_ml.manifest import MANIFEST
 from mammo_ml.metrics.detection import match_detections
 from mammo_ml.prediction import FilmDetectionParameters, detect_on_films
+from mammo_ml.pretrained import own_files
 from mammo_ml.splits import read_folds, roles_of
 from mammo_ml.training import Fit, fit
 from mammo_ml.tuning import TuningParameters
@@ -19,6 +20,7 @@ def tune_detector() -> None:
     paths = stage.arguments(__doc__, "films", "catalog", "cuts", "feedback", "folds", "out", fold=True)
     looking = stage.section("predict_detector", FilmDetectionParameters)
     parameters = stage.section("tune_detector", TuningParameters)
+    recipe = stage.section("train_detector", DetectorRecipe)
     refuse_to_prune_by(KEYS_OF_THE_LOSS, "tune_detector", parameters)
     teaching, folds = Teaching.load(paths.cuts, paths.feedback), read_folds(paths.folds)
     train, inner = teaching.parts(roles_of(folds, teaching.cuts.cuts["patient_id"], paths.fold))
@@ -37,7 +39,7 @@ def tune_detector() -> None:
     tune(
         "tune_detector",
         parameters,
-        stage.section("train_detector", DetectorRecipe),
+        recipe,
         score,
         figure="froc_mean",
         fold=paths.fold,
@@ -47,6 +49,7 @@ def tune_detector() -> None:
             paths.cuts / "boxes.csv",
             paths.feedback / MANIFEST,
             paths.folds,
+            *own_files(recipe.pretrained),
             paths.films / MANIFEST,
             paths.catalog / "films.csv",
             paths.catalog / "lesions.csv",

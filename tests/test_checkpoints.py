@@ -71,9 +71,9 @@ def test_a_seal_taken_from_another_file_does_not_fit(tmp_path, monkeypatch, tens
     write_sealed(tmp_path / "whole", {"a": torch.zeros(2, 3)}, {"n": 1})
     from mammo_ml import checkpoints as module
 
-    own = module._sha256({"a": torch.zeros(2, 3)}, '{"n": 1}')
+    own = module.tensors_sha256({"a": torch.zeros(2, 3)}, '{"n": 1}')
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_sha256", lambda *_: own)
+        patched.setattr(module, "tensors_sha256", lambda *_: own)
         write_sealed(tmp_path / "forged", tensors, notes)
     with pytest.raises(DamagedFileError, match=r"forged: was changed: sha256 .*, written was "):
         read_sealed(tmp_path / "forged")

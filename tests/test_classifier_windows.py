@@ -28,7 +28,7 @@ def test_a_variant_has_the_recipe_but_for_its_own_keys():
     found = own.of_variant("exact")
     assert (found.network.variant, found.training.learning_rate) == ("normalised", 0.01)
     assert own.of_variant("compact").training == RECIPE.training
-    with pytest.raises(BadInputError, match="'rate' is no key of the training section"):
+    with pytest.raises(BadInputError, match="'rate' is no key of augmentation, training"):
         RECIPE.model_copy(update={"by_variant": {"exact": {"rate": 1.0}}}).of_variant("exact")
 
 

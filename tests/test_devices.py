@@ -125,5 +125,5 @@ def test_pictures_on_which_a_classifier_gives_no_numbers_are_named():
     pictures = np.full((5, 16, 16), 9, dtype=np.uint8)
     assert predict_probabilities(Empty(), pictures).shape == (5, 3)
     pictures[[1, 4]] = 0
-    with pytest.raises(MammoError, match="output is not finite for pictures 1, 4: look at their pixels"):
+    with pytest.raises(MammoError, match="output is not finite for picture 1, picture 4: look at the"):
         predict_probabilities(Empty(), pictures)

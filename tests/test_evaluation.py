@@ -144,7 +144,7 @@ def test_the_median_box_is_in_the_middle_of_every_window_whatever_it_shows():
 def test_random_boxes_have_lesions_sizes_and_their_centres_on_the_breast():
     films = pd.DataFrame([("a", 10, 20, 60, 220), ("b", 300, 0, 400, 50)], columns=["item", *BREAST_COLUMNS])
     lesions = _boxes(("a", 0, 0, 10, 10), ("a", 0, 0, 24, 24))
-    found = ev.random_boxes(films, lesions, per_film=200, seed=1)
+    found = ev.random_boxes(films, lesions, seed=1, per_film=200)
     assert found["item"].value_counts().to_dict() == {"a": 200, "b": 200}
     where = found.merge(films, on="item")
     x, y = (where["x1"] + where["x2"]) / 2, (where["y1"] + where["y2"]) / 2
@@ -155,7 +155,7 @@ def test_random_boxes_have_lesions_sizes_and_their_centres_on_the_breast():
     assert set((found["x2"] - found["x1"]).round(6)) == {10, 24}
     np.testing.assert_allclose(found["x2"] - found["x1"], found["y2"] - found["y1"])
     assert (found["p_benign"] + found["p_malignant"]).between(0, 1).all()
-    pd.testing.assert_frame_equal(found, ev.random_boxes(films, lesions, per_film=200, seed=1))
+    pd.testing.assert_frame_equal(found, ev.random_boxes(films, lesions, seed=1, per_film=200))
 
 
 def test_figures_of_a_detector_come_with_bounds_baseline_and_counts():

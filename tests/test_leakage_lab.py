@@ -36,7 +36,7 @@ N_WOMEN, EDGE, WINDOW_PX, INPUT_PX = 24, 400, 256, 128
 
 
 def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Patches and lesions: a film a woman, a lesion in its middle, benign and malignant in turn."""
+    """Patches and lesions: a film a woman, a lesion near its corner, benign and malignant in turn."""
     names = [f"{n:02d}" for n in range(N_WOMEN)]
     low = (EDGE - WINDOW_PX) / 2
     ids = {"film_id": [f"f{n}" for n in names], "lesion_id": [f"l{n}" for n in names]}
@@ -44,7 +44,7 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     corners = {"x1": low, "y1": low, "x2": low + WINDOW_PX, "y2": low + WINDOW_PX}
     patches = pd.DataFrame({"patch_id": ids["lesion_id"], **ids, "patient_id": [f"w{n}" for n in names]})
     lesions = pd.DataFrame({**ids, "severity": severity, "has_location": True})
-    return patches.assign(label=severity, **corners), lesions.assign(x_px=210.5, y_px=190.5, radius_px=30.0)
+    return patches.assign(label=severity, **corners), lesions.assign(x_px=117.5, y_px=118.5, radius_px=30.0)
 
 
 def films() -> list[CanonicalFilm]:
@@ -125,6 +125,25 @@ def test_windows_without_lesions_are_for_the_patches_alone_and_none_at_all_is_an
     assert len(windows_for("crops", patches)) == len(windows_for("cuts", patches)) == N_WOMEN - 4
     with pytest.raises(BadInputError, match="no window for the protocols on cuts"):
         windows_for("cuts", patches.assign(label="normal"))
+
+
+def test_normal_tissue_of_abnormal_films_is_no_window_of_the_lab() -> None:
+    patches, _ = tables()
+    beside = patches.iloc[:3].assign(patch_id=["b0", "b1", "b2"], label="normal", lesion_id=None)
+    assert windows_for("patches", pd.concat([patches, beside]))["patch_id"].tolist() == patches["patch_id"].tolist()
+
+
+def test_cuts_are_centred_on_their_lesions_wherever_the_patches_lie() -> None:
+    patches, lesions = tables()
+    lesions = lesions.assign(x_px=210.5, y_px=190.5)  # elsewhere they lie near the film's edge, and so off the middle
+    moved = patches.assign(x1=patches["x1"] + 40, x2=patches["x2"] + 40)
+    protocol = PROTOCOLS["cuts_by_patient"]
+    boxes = [
+        make_items(protocol, windows, films(), lesions, INPUT_PX, COMMITTED).targets()[0][0]
+        for windows in (patches, moved)
+    ]
+    np.testing.assert_array_equal(*boxes)
+    np.testing.assert_allclose((boxes[0][0, :2] + boxes[0][0, 2:]) / 2, INPUT_PX / 2, atol=0.5)
 
 
 def test_a_film_that_is_missing_is_named() -> None:

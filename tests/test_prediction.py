@@ -20,7 +20,7 @@ from mammo_ml.imaging.canonical import CanonicalFilm
 from mammo_ml.imaging.patches import TileParameters
 from mammo_ml.imaging.readers import format_pgm
 from mammo_ml.metrics.calibration import VectorScaling
-from mammo_ml.models.ssd import Detections
+from mammo_ml.models.ssd import Detections, SsdParameters, build_detector
 from mammo_ml.prediction import (
     FilmDetectionParameters,
     MergeParameters,
@@ -100,7 +100,7 @@ def _film(pixels: np.ndarray, side: str, spacing: float, film_id: str = "film") 
     return CanonicalFilm(film_id, image, np.ones(image.shape, dtype=np.bool_), transform)
 
 
-def _find_bright(model, images, max_detections, nms_iou):
+def _find_bright(model, images, max_detections, nms_iou, names):
     """Stand-in for a trained detector: a box round the lit pixels of each picture, surer the more there are."""
     found = []
     for image in images[:, 0]:
@@ -175,6 +175,33 @@ def test_the_tiles_of_a_mirrored_film_are_told_in_px_of_its_file():
     best = tiles.iloc[int(tiles["p_malignant"].argmax())]
     assert best[BOX_COLUMNS].tolist() == [96, 0, 160, 64]
     np.testing.assert_allclose(tiles[PROBABILITY_COLUMNS].sum(axis=1), 1)
+
+
+class _NoNumberWhereBright(_BrightIsMalignant):
+    def forward(self, images):
+        bright = images.mean(dim=(1, 2, 3), keepdim=True)[..., 0, 0]
+        return super().forward(images).masked_fill(bright > 0.9, float("nan"))
+
+
+def test_a_film_that_a_classifier_cannot_answer_is_named_with_its_tile():
+    pixels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    pixels[0:64, 0:64] = 255
+    with pytest.raises(MammoError, match="classifier's output is not finite for film mdb007, tile at 0, 0: look at"):
+        classify_tiles(_NoNumberWhereBright(), _film(pixels, "left", 0.2, "mdb007"), TILES)
+
+
+def test_a_film_and_a_cut_that_a_detector_cannot_answer_are_named():
+    model = build_detector(SsdParameters(width=8))
+    with torch.no_grad():
+        model.backbone.stem[0].weight[0, 0, 0, 0] = float("nan")
+    film = _film(np.zeros((128, 128), dtype=np.uint8), "left", 0.2, "mdb007")
+    tiles = TILES.model_copy(update={"window_px": 128})
+    with pytest.raises(MammoError, match="detector's output is not finite for film mdb007, tile at 0, 0: look at"):
+        detect_on_films(model, [film], FilmDetectionParameters(tiles=tiles, merge=MERGE))
+    cut = {"item": "c:identity", "film_id": "mdb007", "patient_id": "anna", "view": "identity"}
+    cuts = pd.DataFrame([cut | dict(zip(BOX_COLUMNS, [0.0, 0, 128, 128], strict=True))])
+    with pytest.raises(MammoError, match="detector's output is not finite for cut c:identity: look at"):
+        detect_on_cuts(model, np.zeros((1, 128, 128), dtype=np.uint8), cuts, pd.DataFrame(), MERGE)
 
 
 # ------------------------------------------------------------------------------------------------- with a bundle

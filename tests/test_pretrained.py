@@ -4,14 +4,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from mammo_ml.datasets.cbis_ddsm_split import PRETRAINING, women
 from mammo_ml.errors import BadInputError, MammoError
+from mammo_ml.manifest import file_sha256
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import SsdParameters, build_detector
-from mammo_ml.pretrained import LARGEST_BYTES, STARTER_FOLDER, resolve, write_starter
+from mammo_ml.pretrained import LARGEST_BYTES, STARTER_FOLDER, own_files, resolve, ship, write_start
 from mammo_ml.training import save_weights
 from pipelines.studies.ship_starter import MADE_BY
+from pipelines.training_stage import first_weights
 
 ANCESTOR = {"name": "detector_small", "dataset": "cbis_ddsm", "command": "dvc repro pretrain_detector@small"}
 FILMS = pd.DataFrame({"film_id": ["f1"], "sha256": ["a" * 64], "dataset": ["cbis_ddsm"], "patient_id": ["P1"]})
@@ -21,8 +24,7 @@ STARTERS = sorted(path.name for path in STARTER_FOLDER.glob("*_*"))
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(1)
-    save_weights(build_detector(SsdParameters(width=8)), tmp_path / "made.safetensors")
-    write_starter(tmp_path / "own", tmp_path / "made.safetensors", FILMS, ANCESTOR)
+    write_start(tmp_path / "own", build_detector(SsdParameters(width=8)), FILMS, ANCESTOR)
     return tmp_path / "own"
 
 
@@ -36,6 +38,21 @@ def test_a_training_starts_from_the_weights_of_a_folder_and_knows_what_they_lear
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
     assert start.films.to_dict("records") == [{**FILMS.iloc[0].to_dict(), "step": "pretraining"}]
     assert [one.name for one in start.ancestry] == ["detector_small"]
+
+
+def test_other_weights_in_the_same_folder_are_another_training_and_another_study(folder: Path):
+    def first() -> tuple[str, list[str]]:
+        model = build_detector(SsdParameters(width=8))
+        resolve(str(folder), "detector", "small").load_into(model)
+        return first_weights(model), [file_sha256(path) for path in own_files(str(folder))]
+
+    before = first()
+    assert first() == before
+    write_start(folder, build_detector(SsdParameters(width=8)), FILMS, ANCESTOR)
+    weights, files = first()
+    assert weights != before[0]
+    assert files[0] != before[1][0]
+    assert own_files("starter") == own_files("none") == own_files("imagenet") == []
 
 
 def test_none_is_no_weights_and_no_ancestors():
@@ -74,7 +91,7 @@ def test_weights_of_another_base_are_refused_by_name(folder: Path):
 
 
 def test_a_starter_nobody_shipped_is_told_with_those_there_are():
-    with pytest.raises(BadInputError, match="Starters shipped with the package"):
+    with pytest.raises(BadInputError, match=r"Starters shipped with the package.*vgg16 can start from `imagenet`"):
         resolve("starter", "detector", "vgg16")
 
 
@@ -83,10 +100,18 @@ def test_a_starter_if_there_is_any_is_the_starter_or_nothing():
     assert resolve("starter_if_any", "detector", "small").ancestry == resolve("starter", "detector", "small").ancestry
 
 
-def test_weights_too_large_to_ship_are_refused(tmp_path: Path):
-    (tmp_path / "large.safetensors").write_bytes(b"0" * (LARGEST_BYTES + 1))
+def test_what_was_made_is_shipped_as_it_is(folder: Path, tmp_path: Path):
+    assert ship(folder, tmp_path / "shipped").films["film_id"].tolist() == ["f1"]
+    assert {file.name: file.read_bytes() for file in (tmp_path / "shipped").iterdir()} == {
+        file.name: file.read_bytes() for file in folder.iterdir()
+    }
+
+
+def test_weights_too_large_to_ship_are_refused_and_nothing_is_written(tmp_path: Path):
+    write_start(tmp_path / "own", nn.Linear(LARGEST_BYTES // 4, 1), FILMS, ANCESTOR)
     with pytest.raises(MammoError, match="starters are small"):
-        write_starter(tmp_path / "own", tmp_path / "large.safetensors", FILMS, ANCESTOR)
+        ship(tmp_path / "own", tmp_path / "shipped")
+    assert not (tmp_path / "shipped").exists()
 
 
 def test_the_package_ships_starters_and_they_are_small():

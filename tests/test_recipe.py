@@ -61,8 +61,8 @@ def test_every_key_the_recipe_does_not_have_is_named(use):
     with pytest.raises(BadInputError) as caught:
         getattr(RECIPE, use)({"learning_rat": 1, "colour": 2, "width": 3})
     assert caught.value.problems == [
-        "'learning_rat' is no key of the training section",
-        "'colour' is no key of the training section",
+        "'learning_rat' is no key of augmentation, training, network",
+        "'colour' is no key of augmentation, training, network",
     ]
     assert "learning_rate" in str(caught.value)
 

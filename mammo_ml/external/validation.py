@@ -34,7 +34,6 @@ from mammo_ml.registry.comparison import Evidence
 from mammo_ml.truth import CIRCLE, judged_items, judged_lesions
 
 PROTOCOL = "external"
-RANDOM_BOXES_PER_FILM = 20
 INTERNAL_RATE = 1.0
 """False positives per film of the internal operating point that is carried over."""
 INTERNAL_SPECIFICITY = 0.9
@@ -171,7 +170,7 @@ def detector_figures(
     kept, truth, notes = judged_by_detector(films, lesions)
     absent = absent_of_detector(kept, truth)
     boxes = found[found["film_id"].isin(kept["film_id"])].assign(item=lambda table: table["film_id"])
-    nothing = random_boxes(kept, truth, RANDOM_BOXES_PER_FILM, parameters.seed)
+    nothing = random_boxes(kept, truth, parameters.seed)
     # Adapters read boxes; the circle in their tables goes round the box's ellipse, which is what a hit must lie in.
     by_box = truth.assign(**dict.fromkeys(CIRCLE, math.nan))
     figures, matched = evaluate_detections(boxes, nothing, by_box, kept, "films", parameters)

@@ -28,7 +28,7 @@ from mammo_ml.parameters import Parameters
 
 CLASSES = ("background", "benign", "malignant")
 CANDIDATES_PER_IMAGE = 200
-"""Boxes an image sends into non-maximum suppression (SSD paper, p. 12)."""
+"""The surest boxes of an image, which alone are decoded and suppressed."""
 PIXELS_AT_ONCE = 64 * 128**2
 """Pixels of the images that are predicted together: bounds the memory."""
 EDGE_TOLERANCE_PX = 1e-3
@@ -224,6 +224,7 @@ def predict_boxes(
     max_detections: int = 20,
     nms_iou: float = 0.3,
     score_floor: float = 0.01,
+    names: Sequence[str] | None = None,
 ) -> list[Detections]:
     """Find lesions whatever their class: ranked by 1 - P(background), suppressed without regard to the class.
 
@@ -233,6 +234,7 @@ def predict_boxes(
         max_detections: boxes kept per image.
         nms_iou: of two boxes that overlap more than this, the one of lower score goes.
         score_floor: boxes of this score or less are left out.
+        names: what the images (N,) are called in messages; else by number.
 
     Returns:
         For each image its boxes (D, 4) in px, clipped to the image, with P(benign) (D,) and P(malignant) (D,), on cpu.
@@ -243,6 +245,10 @@ def predict_boxes(
         MammoError: naming the images for which the network gives numbers that are not finite.
     """
     _check_images(model, images)
+    names = [f"image {n}" for n in range(len(images))] if names is None else names
+    raise_if_any(
+        "images for the detector", [] if len(names) == len(images) else [f"{len(images)} with {len(names)} names"]
+    )
     at_once, device = max(1, PIXELS_AT_ONCE // model.side_px**2), device_of(model)
     was_training = model.training
     model.eval()
@@ -251,7 +257,7 @@ def predict_boxes(
         with torch.inference_mode():
             for start in range(0, len(images), at_once):
                 head_outputs, default_boxes = model.raw_outputs(images[start : start + at_once].to(device))
-                _check_outputs(head_outputs, start)
+                _check_outputs(head_outputs, names[start : start + at_once])
                 probabilities = head_outputs["cls_logits"].softmax(2)
                 for offsets, p in zip(head_outputs["bbox_regression"], probabilities, strict=True):
                     found.append(_suppress(model, offsets, p, default_boxes, max_detections, nms_iou, score_floor))
@@ -290,12 +296,12 @@ def _check_images(model: LesionSSD, images: Tensor) -> None:
         )
 
 
-def _check_outputs(head_outputs: dict[str, Tensor], first_image: int) -> None:
+def _check_outputs(head_outputs: dict[str, Tensor], names: Sequence[str]) -> None:
     """Without this, NaN would rank below every floor and read as a film without findings."""
     finite = torch.stack([output.isfinite().flatten(1).all(1) for output in head_outputs.values()]).all(0)
     if not finite.all():
-        bad = ", ".join(str(first_image + int(i)) for i in torch.where(~finite)[0])
-        raise MammoError(f"the detector's output is not finite for images {bad}: look at their pixels and its weights")
+        bad = ", ".join(names[int(i)] for i in torch.where(~finite)[0])
+        raise MammoError(f"the detector's output is not finite for {bad}: look at the pixels and the weights")
 
 
 def _check_targets(model: LesionSSD, n_images: int, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> None:

@@ -170,7 +170,6 @@ class SixLayerBase(nn.Module):
     Feature maps of stride 2 and 4 are the trunk's, after the 1x1 convolution and after the 64x64 kernels; those of
     stride 8, 16 and 32 have 3, 5 and 6 times `width` channels. The trunk's maps are L2-normalised over channels and
     multiplied by a learned factor, as SSD does with VGG's: with fresh weights the second is of the order of 0.001.
-    `features` has the classifier's names, so `trunk_of_classifier` can start it.
     """
 
     def __init__(self, width: int) -> None:
@@ -224,30 +223,6 @@ def _convolution(channels_in: int, channels_out: int, kernel: int = 3, stride: i
 def base_of(weights: Mapping[str, Tensor]) -> Base | None:
     """Tell by the names of a detector's tensors which base it has; None where they tell none."""
     return next((base for base, design in BASES.items() if design.mark in weights), None)
-
-
-def trunk_of_classifier(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a `six_layer_cnn` detector that a trained classifier has, under the detector's names.
-
-    Load them with `detector.load_state_dict(tensors, strict=False)`; the classifier's dense layer has no place there.
-
-    Args:
-        weights: state dict of the classifier, variant `exact`.
-
-    Raises:
-        BadInputError: naming every tensor of the trunk that is missing, unknown or of another shape.
-    """
-    trunk = CnniBcc().features.state_dict(prefix="features.")
-    given = {name: tensor for name, tensor in weights.items() if name.startswith("features.")}
-    problems = [f"{name} is missing" for name in trunk if name not in given]
-    problems += [f"{name} is not in the exact network's trunk" for name in given if name not in trunk]
-    problems += [
-        f"{name} has shape {(*given[name].shape,)}, the trunk's has {(*tensor.shape,)}"
-        for name, tensor in trunk.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    raise_if_any("classifier weights for a detector", problems, "Give those of a classifier of variant `exact`.")
-    return {f"backbone.{name}": given[name] for name in trunk}
 
 
 def imagenet_state(base: str) -> dict[str, Tensor]:

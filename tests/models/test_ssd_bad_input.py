@@ -103,8 +103,13 @@ def test_nan_stops_the_training_naming_step_and_films():
 def test_a_pixel_that_is_no_number_is_an_error_in_prediction_and_not_a_film_without_findings(value):
     images = noise(70)  # more than are predicted at once, so that the numbers count on
     images[66, 0, 5, 5] = value
-    with pytest.raises(MammoError, match="not finite for images 66:"):
+    with pytest.raises(MammoError, match="not finite for image 66:"):
         predict_boxes(detector(), images)
+
+
+def test_images_without_a_name_each_are_refused_before_anything_is_computed():
+    with pytest.raises(BadInputError, match="3 with 2 names"):
+        predict_boxes(detector(), noise(3), names=["a", "b"])
 
 
 @pytest.mark.parametrize("own", BASES)

@@ -18,7 +18,7 @@ from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.models import ssd_bases
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
-from mammo_ml.models.ssd_bases import BASES, imagenet_state, scales_for, trunk_of_classifier
+from mammo_ml.models.ssd_bases import BASES, imagenet_state, scales_for
 from mammo_ml.parameters import parse_section
 
 NO_BOXES, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
@@ -204,34 +204,14 @@ def test_the_small_base_is_what_its_starter_weights_were_trained_with():
 # --- six_layer_cnn ----------------------------------------------------------------------------------------------------
 
 
-def test_a_classifiers_weights_are_the_trunk_of_the_detector_and_compute_the_same():
+def test_the_six_layer_base_begins_with_the_classifiers_own_layers():
     torch.manual_seed(7)
     classifier = build_classifier(ClassifierParameters(variant="exact")).eval()
-    model = detector("six_layer_cnn")
-    tensors = trunk_of_classifier(classifier.state_dict())
-    told = model.load_state_dict(tensors, strict=False)
-    assert len(tensors) == 8
-    assert not told.unexpected_keys
-    images = noise(1, 128)
+    trunk = detector("six_layer_cnn").backbone.features
+    trunk.load_state_dict(classifier.features.state_dict())
+    images = (noise(1, 128) - 0.5) / 0.25
     with torch.inference_mode():
-        torch.testing.assert_close(
-            model.backbone.features((images - 0.5) / 0.25), classifier.features((images - 0.5) / 0.25), rtol=0, atol=0
-        )
-
-
-def test_weights_that_are_not_the_exact_classifiers_are_refused_by_tensor():
-    normalised = build_classifier(ClassifierParameters(variant="normalised")).state_dict()
-    with pytest.raises(BadInputError, match=r"features\.0\.1\.weight is not in the exact network's trunk"):
-        trunk_of_classifier(normalised)
-    exact = dict(build_classifier(ClassifierParameters(variant="exact")).state_dict())
-    exact["features.3.0.weight"] = torch.zeros(64, 1, 32, 32)
-    del exact["features.2.0.bias"]
-    with pytest.raises(BadInputError) as caught:
-        trunk_of_classifier(exact)
-    assert caught.value.problems == [
-        "features.2.0.bias is missing",
-        "features.3.0.weight has shape (64, 1, 32, 32), the trunk's has (64, 1, 64, 64)",
-    ]
+        torch.testing.assert_close(trunk(images), classifier.features(images), rtol=0, atol=0)
 
 
 @pytest.mark.slow
