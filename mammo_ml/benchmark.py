@@ -1,26 +1,24 @@
 """The benchmark on mini-MIAS: what anyone's predictions are judged against (docs/benchmark.md).
 
-The truth comes from the catalogue of a workspace or straight from the archive; the folds, and the places of normal
-patches, are committed tables.
+The truth comes from the catalogue of a workspace or straight from the archive; the folds, and the places of patches,
+are committed tables.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from mammo_ml.datasets import mini_mias, mini_mias_archive
-from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, LESIONS, read_table, rows, write_table
+from mammo_ml.datasets.catalog import FILMS, LABELS, LESIONS, read_table, write_table
 from mammo_ml.errors import MammoError, raise_if_any
-from mammo_ml.imaging.breast import breast_box, breast_mask, canonical_transform
+from mammo_ml.imaging.breast import breast_box, breast_mask
 from mammo_ml.imaging.canonical import eight_bits
-from mammo_ml.imaging.patches import centred_windows
 from mammo_ml.imaging.readers import read_pgm
 from mammo_ml.splits import committed_folds
 
@@ -65,34 +63,12 @@ class Benchmark:
         return pd.DataFrame({"patient_id": women, "fold": fold, "label": film_ids.map(known["label"])})
 
 
-def benchmark_patches(films: pd.DataFrame, lesions: pd.DataFrame) -> pd.DataFrame:
-    """One patch round each located lesion, each followed by its two of normal films, whose places are committed."""
-    normal = pd.read_csv(committed_file("normal_patches"), dtype={"patch_id": "str", "film_id": "str"})
-    normal["label"], normal["of"] = "normal", normal["patch_id"].str.extract(r"_like_(.+)_\d+$")[0]
-    side = int(normal["x2"].iloc[0] - normal["x1"].iloc[0])
-    located = lesions[lesions["has_location"]]
-    windows = [_window(lesion, film, side) for lesion, film in _with_film(located, films)]
-    around = pd.DataFrame(windows, columns=BOX_COLUMNS, index=located.index)
-    of_lesions = located[["film_id"]].assign(patch_id=located["lesion_id"], label=located["severity"], **around)
-    every = pd.concat([of_lesions.assign(of=located["lesion_id"]), normal])
-    place = {lesion: n for n, lesion in enumerate(located["lesion_id"])}
-    ordered = every.sort_values("of", key=lambda names: names.map(place), kind="stable").reset_index(drop=True)
-    return ordered[["patch_id", "film_id", "label", *BOX_COLUMNS]]
-
-
-def _with_film(lesions: pd.DataFrame, films: pd.DataFrame) -> Iterator[tuple[Any, Any]]:
-    by_name = {film.film_id: film for film in rows(films)}
-    return ((lesion, by_name[lesion.film_id]) for lesion in rows(lesions))
-
-
-def _window(lesion: Any, film: Any, side: int) -> list[float]:
-    """Window round a lesion as stage `cut` places it on the canonical film, px of the film file."""
-    to_canonical = canonical_transform(film.chest_wall, film.width_px, film.height_px, film.pixel_spacing_mm)
-    box = to_canonical.boxes_to_canonical(np.array([[lesion.x1, lesion.y1, lesion.x2, lesion.y2]]))
-    # mini-MIAS is 0.2 mm already: the canonical film has the file's own size
-    windows = centred_windows(box, side, film.width_px, film.height_px)
-    found: list[float] = to_canonical.boxes_to_film(windows)[0].tolist()
-    return found
+def benchmark_patches(lesions: pd.DataFrame) -> pd.DataFrame:
+    """One patch of each located lesion, each followed by its normal ones: their places are a committed table."""
+    patches = pd.read_csv(committed_file("patches"), dtype={"patch_id": "str", "film_id": "str"})
+    of_lesions = patches["patch_id"].map(lesions.set_index("lesion_id")["severity"])
+    patches.insert(2, "label", of_lesions.fillna(LABELS[0]))
+    return patches
 
 
 def load_benchmark(catalog: Path, archive: str | None) -> Benchmark:
@@ -115,7 +91,7 @@ def load_benchmark(catalog: Path, archive: str | None) -> Benchmark:
     _check_tables(str(catalog), films, lesions)
     folds = committed_folds(mini_mias.DATASET)
     assert folds is not None
-    return Benchmark(films, lesions, benchmark_patches(films, lesions), folds)
+    return Benchmark(films, lesions, benchmark_patches(lesions), folds)
 
 
 def _from_archive(archive: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -141,7 +117,7 @@ def _check_tables(where: str, films: pd.DataFrame, lesions: pd.DataFrame) -> Non
 
 
 def committed_file(name: str) -> Path:
-    """One of mini-MIAS's committed tables, `folds` or `normal_patches`."""
+    """One of mini-MIAS's committed tables, `folds` or `patches`."""
     return Path(str(files("mammo_ml.datasets") / f"{mini_mias.DATASET}_{name}.csv"))
 
 

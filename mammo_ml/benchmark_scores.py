@@ -148,7 +148,7 @@ def write_scores(path: Path, file: Path, predictions: Predictions, figures: eval
         "predictions": {"file": file.name, "sha256": sha256_of(file)},
         "benchmark": {
             "folds_sha256": sha256_of(committed_file("folds")),
-            "normal_patches_sha256": sha256_of(committed_file("normal_patches")),
+            "patches_sha256": sha256_of(committed_file("patches")),
             "lesions_sha256": LESIONS_SHA256,
             **INTERVALS.model_dump(),
         },

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -141,39 +141,35 @@ def cut_patches(
     """One patch per located lesion, and for each lesion lesion-free patches like it, which are named normal.
 
     `normals_per_lesion` of them come from normal films, `lesion_free_per_lesion` from abnormal ones, away from their
-    lesions: what tells these from lesions cannot be the film. Films are dealt out in seeded order, so that each gives
-    as many patches as any other, give or take one.
+    lesions: what tells these from lesions cannot be the film. Films are dealt out in seeded order: each that has a
+    window to give gives as many patches as any other, give or take one.
 
     Raises:
-        BadInputError: when there is no located lesion or no normal film; when lesion-free patches of abnormal films are
-            asked for and there is no place for one.
+        BadInputError: when there is no located lesion or no normal film; when no film has a lesion-free window with
+            `min_breast_share` of breast.
     """
     missing = {"located lesion": lesions["has_location"].any(), "normal film": (films["label"] == "normal").any()}
     raise_if_any("films to cut patches from", [f"there is no {what}" for what, there in missing.items() if not there])
     by_film = films.set_index("film_id")
-    deck = _Deck(sorted(films.loc[films["label"] == "normal", "film_id"]), parameters.seed)
-    beside = _LesionFree(canonical, lesions, parameters.seed)
+    sources = {
+        "like": (parameters.normals_per_lesion, _LesionFree("normal", films, canonical, lesions, parameters)),
+        "beside": (parameters.lesion_free_per_lesion, _LesionFree("abnormal", films, canonical, lesions, parameters)),
+    }
     rows, pictures = [], []
     for lesion in catalog.rows(lesions[lesions["has_location"]]):
         film = canonical[lesion.film_id]
         with pt.of_film(film.film_id):
-            window = pt.centred_windows(_canonical_boxes(film, lesion), parameters.window_px, *film.pixels.shape[::-1])
+            window = pt.lesion_window(_canonical_boxes(film, lesion), film, parameters)
         rows.append(
             _row(film, by_film, lesion.lesion_id, "lesion", lesion.lesion_id, window) | {"label": lesion.severity}
         )
         pictures.append(pt.crop(film.pixels, window, parameters.input_px))
-        for n in range(parameters.normals_per_lesion):
-            normal = canonical[deck.deal()]
-            with pt.of_film(normal.film_id):
-                matched = pt.matched_normal_window(window, film, normal)
-            name = f"{normal.film_id}_like_{lesion.lesion_id}_{n}"
-            rows.append(_row(normal, by_film, name, "normal", None, matched) | {"label": "normal"})
-            pictures.append(pt.crop(normal.pixels, matched, parameters.input_px))
-        for n in range(parameters.lesion_free_per_lesion):
-            other, matched = beside.deal(window, film)
-            name = f"{other.film_id}_beside_{lesion.lesion_id}_{n}"
-            rows.append(_row(other, by_film, name, "normal", None, matched) | {"label": "normal"})
-            pictures.append(pt.crop(other.pixels, matched, parameters.input_px))
+        for how, (wanted, source) in sources.items():
+            for n in range(wanted):
+                other, matched = source.deal(window, film)
+                name = f"{other.film_id}_{how}_{lesion.lesion_id}_{n}"
+                rows.append(_row(other, by_film, name, "normal", None, matched) | {"label": "normal"})
+                pictures.append(pt.crop(other.pixels, matched, parameters.input_px))
     table = pd.DataFrame(rows).rename(columns={"item": "patch_id"})
     return PatchSet(table, fixed_views(np.concatenate(pictures), CLASSIFIER_VIEWS))
 
@@ -267,29 +263,45 @@ class _Deck:
 
 
 class _LesionFree:
-    """Windows of abnormal films that keep off their lesions; a film with an unlocated lesion gives none."""
+    """Windows with enough breast that keep off lesions, of one film after the other; of normal or of abnormal films.
 
-    def __init__(self, canonical: Mapping[str, CanonicalFilm], lesions: pd.DataFrame, seed: int) -> None:
-        has_all = lesions.groupby("film_id")["has_location"].all()
-        self._names = sorted(str(film_id) for film_id, located in has_all.items() if located)
-        self._canonical, self._lesions = canonical, lesions
-        self._deck = _Deck(self._names, seed + 1)
+    An abnormal film with an unlocated lesion gives none: its tissue is neither positive nor negative.
+    """
+
+    def __init__(
+        self,
+        which: Literal["normal", "abnormal"],
+        films: pd.DataFrame,
+        canonical: Mapping[str, CanonicalFilm],
+        lesions: pd.DataFrame,
+        parameters: pt.CutParameters,
+    ) -> None:
+        located = lesions.groupby("film_id")["has_location"].all()
+        of_which = {"normal": films.loc[films["label"] == "normal", "film_id"], "abnormal": located.index[located]}
+        self._names = sorted(of_which[which])
+        self._deck = _Deck(self._names, parameters.seed + (which == "abnormal"))
+        self._which, self._canonical, self._lesions, self._parameters = which, canonical, lesions, parameters
 
     def deal(self, window: bx.Boxes, of: CanonicalFilm) -> tuple[CanonicalFilm, bx.Boxes]:
         """The next film, and its window (1, 4) like a lesion's (1, 4); a film without any is passed over."""
-        for _ in self._names:
+        tried = set[str]()
+        while len(tried) < len(self._names):
             film = self._canonical[self._deck.deal()]
+            tried.add(film.film_id)
             own = self._lesions.loc[self._lesions["film_id"] == film.film_id, BOX_COLUMNS]
             boxes = film.transform.boxes_to_canonical(own.to_numpy(dtype=np.float64))
             with pt.of_film(film.film_id):
-                found = pt.matched_normal_window(window, of, film, keep_off=boxes)
+                found = pt.matched_normal_window(window, of, film, self._parameters.min_breast_share, keep_off=boxes)
             if len(found):
                 return film, found
-        raise BadInputError(
-            "films to cut patches from",
-            [f"no abnormal film has a window of {window[0, 2] - window[0, 0]:.0f} px away from its lesions"],
-            "Choose a smaller window_px, or set lesion_free_per_lesion to 0.",
+        px, share = self._parameters.window_px, f"{self._parameters.min_breast_share:.0%} of breast"
+        problem, remedy = (
+            f"no {self._which} film has a window of {px} px with {share}",
+            "Choose a smaller window_px or min_breast_share",
         )
+        if self._which == "abnormal":
+            problem, remedy = f"{problem} away from its lesions", f"{remedy}, or set lesion_free_per_lesion to 0"
+        raise BadInputError("films to cut patches from", [problem], f"{remedy}.")
 
 
 def _row(

@@ -1,7 +1,7 @@
 """The four ways to cut a film into patches, and what each does to lesions: the poster's question, measured.
 
 The slides cut films of 1024 x 1024 px into a grid and keep the middle columns; a lesion may lie across an edge of it.
-Or patches are centred on lesions, with normal patches at matching places of normal films (`mammo_ml.cutting`);
+Or patches lie round lesions, with normal patches at matching places of normal films (`mammo_ml.cutting`);
 `lesion_256_beside` has as many again from abnormal films, beside their lesions.
 """
 
@@ -41,7 +41,7 @@ class CuttingParameters(Parameters):
     min_lesion_share: float = Field(
         gt=0, le=1, description="a patch of a grid has a lesion's class when it holds this share of its box, or more"
     )
-    lesions: pt.CutParameters = Field(description="of patches centred on lesions; their window_px is the cutting's")
+    lesions: pt.CutParameters = Field(description="of patches round lesions; their window_px is the cutting's")
 
     @model_validator(mode="after")
     def _columns_are_there(self) -> Self:

@@ -1,7 +1,7 @@
 """Training pictures drawn from whole films, a new window every time: for sets large enough to be seen only once.
 
 Cuts (`mammo_ml.cutting`) are made once and versioned; a window is decided by the training's own generator when it is
-needed. Half of the windows lie round a lesion, off its centre, and half anywhere on the breast.
+needed: a share of them round a lesion, off its centre, the others anywhere on the breast.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,13 +21,13 @@ from mammo_ml.errors import raise_if_any
 from mammo_ml.imaging import boxes as bx
 from mammo_ml.imaging.augmentation import AugmentationParameters, augment, view_of_boxes, view_of_image
 from mammo_ml.imaging.canonical import CanonicalFilm
+from mammo_ml.imaging.patches import resized
 from mammo_ml.models.ssd import LesionSSD, detection_loss
 from mammo_ml.parameters import Parameters
 
 ROTATIONS = ("identity", "rotate_90", "rotate_180", "rotate_270")
 PLACES_EVERY_PX = 16
 """Grid, in input px, of the places on the breast where a window without a lesion is centred."""
-INNER_WINDOWS = 512
 BATCH = 64
 DRAWS = 6
 """Random numbers that decide one window: its size, its place (3), its view (2)."""
@@ -41,6 +41,9 @@ class WindowParameters(Parameters):
     max_offset: float = Field(ge=0, le=0.5, description="how far off the centre, along x and along y, the lesion lies")
     max_scale: float = Field(ge=1, le=2, description="a window is up to so many times larger or smaller")
     min_visible_share: float = Field(gt=0, le=1, description="a lesion less visible than this has no box")
+    inner_windows: int = Field(
+        default=512, ge=1, description="windows of the inner films that a detector's best epoch is chosen by"
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def window_films(
 
 def _window_film(film: CanonicalFilm, lesions: pd.DataFrame, scale: float) -> WindowFilm:
     height, width = (round(edge * scale) for edge in film.pixels.shape)
-    pixels = np.asarray(Image.fromarray(film.pixels).resize((width, height), Image.Resampling.BOX))
+    pixels = resized(film.pixels, width, height)
     across, down = width / film.pixels.shape[1], height / film.pixels.shape[0]
     located = lesions[lesions["has_location"]]
     boxes = film.transform.boxes_to_canonical(located[BOX_COLUMNS].to_numpy(dtype=np.float64))
@@ -134,7 +137,7 @@ class WindowTask:
         self._inner = self._windows_of(WindowSource(inner, parameters, model.side_px), seed) if inner else None
 
     def _windows_of(self, source: "WindowSource", seed: int) -> tuple[NDArray[np.uint8], list[Tensor], list[Tensor]]:
-        samples = source.draw(INNER_WINDOWS, np.random.default_rng(seed))
+        samples = source.draw(self._parameters.inner_windows, np.random.default_rng(seed))
         return source.pictures(samples, torch.Generator().manual_seed(seed))
 
     def draw(self, n: int, generator: np.random.Generator) -> NDArray[np.int64]:

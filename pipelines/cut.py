@@ -1,6 +1,9 @@
 """Cut classifier patches and detector cuts from the films, each in its fixed views, and what corrections teach."""
 
+import sys
 from typing import cast
+
+import pandas as pd
 
 from mammo_ml.cutting import cut_detector_cuts, cut_patches
 from mammo_ml.datasets.catalog import FILMS, LESIONS, read_table
@@ -8,9 +11,9 @@ from mammo_ml.detector_bases import INPUT_PX, Base
 from mammo_ml.errors import raise_if_any
 from mammo_ml.feedback.tables import check_films, check_readings, read_tables
 from mammo_ml.feedback.teaching import cut_feedback, save_feedback
-from mammo_ml.imaging.canonical import canonical_films
 from mammo_ml.imaging.patches import CutParameters
 from pipelines import stage
+from pipelines.film_stage import canonical_by_name
 
 
 def cut() -> None:
@@ -22,15 +25,25 @@ def cut() -> None:
     corrections = read_tables(paths.corrections)
     check_readings(corrections, paths.corrections)
     check_films(corrections, films, paths.corrections)
-    canonical = {}
-    with stage.bar(len(films), "canonical films", "film") as advance:
-        for film in canonical_films(paths.films, films):
-            canonical[film.film_id] = film
-            advance(1)
-    cut_patches(films, canonical, lesions, parameters).save(paths.patches)
+    canonical = canonical_by_name(paths.films, films)
+    patches = cut_patches(films, canonical, lesions, parameters)
+    tell_what_holds_too_little_breast(patches.patches, parameters.min_breast_share)
+    patches.save(paths.patches)
     cuts = cut_detector_cuts(films, canonical, lesions, of_cuts)
     cuts.save(paths.cuts)
     save_feedback(*cut_feedback(films, canonical, lesions, corrections, cuts, of_cuts), paths.feedback)
+
+
+def tell_what_holds_too_little_breast(patches: pd.DataFrame, least: float) -> None:
+    """Name lesions that no window shows whole with as much breast as normal patches hold: it can tell their class."""
+    lesions = patches[patches["kind"] == "lesion"]
+    short = lesions[lesions["breast_share"] < least]
+    if len(short):
+        told = ", ".join(f"{row.patch_id} {row.breast_share:.0%}" for row in short.itertuples())
+        problem = (
+            f"{len(short)} of {len(lesions)} patches of lesions hold less breast than the {least:.0%} of normal ones"
+        )
+        print(f"{problem}: {told}", file=sys.stderr)
 
 
 def _base_named(name: str) -> Base:

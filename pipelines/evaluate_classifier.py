@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from mammo_ml import evaluation, figures
 from mammo_ml.cutting import PatchSet
 from mammo_ml.datasets.catalog import FILMS, LABELS, LESIONS, read_table, write_table
-from mammo_ml.imaging.patches import CutParameters
 from mammo_ml.metrics.classification import auc, confusion_matrix, malignancy, roc_curve
 from mammo_ml.metrics.subgroups import classifier_subgroups
 from mammo_ml.patch_baseline import Floats, baseline_probabilities, differences, patch_features
@@ -45,11 +44,6 @@ def evaluate_classifier() -> None:
     features = patch_features(patch_set, films_table)
     nothing = _logistic(patch_set, features, folds)
     nothing_leaky = _logistic_leaky(patch_set, features, stage.section("leaky_classifier", RandomSplitParameters).seed)
-    # Beside a lesion whose patch holds less breast than is asked of normal ones, the matched normals do too: figures
-    # without either are reported as well.
-    least = stage.section("cut", CutParameters).min_breast_share
-    of_breast = set(expected.loc[expected["breast_share"] >= least, "patch_id"])
-    patches_of_breast, nothing_of_breast = (table[table["item"].isin(of_breast)] for table in (patches, nothing))
     metrics = {
         "by_patient": honest,
         "logistic_baseline": evaluation.evaluate_patches(nothing, parameters),
@@ -58,20 +52,12 @@ def evaluate_classifier() -> None:
         "logistic_baseline_leaky": evaluation.evaluate_patches(nothing_leaky, parameters),
         "leaky_minus_logistic": differences(leaky, nothing_leaky, parameters.resamples, parameters.seed),
     }
-    if of_breast:
-        metrics |= {
-            "by_patient_of_breast": evaluation.evaluate_patches(patches_of_breast, parameters),
-            "logistic_baseline_of_breast": evaluation.evaluate_patches(nothing_of_breast, parameters),
-            "of_breast_minus_logistic": differences(
-                patches_of_breast, nothing_of_breast, parameters.resamples, parameters.seed
-            ),
-        }
+    if negatives := evaluation.evaluate_negatives(patches, films_table.set_index("film_id")["label"], parameters):
+        metrics |= {"by_patient_by_negatives": negatives}
     protocols = {
         "by_patient": [patches, films],
         "patches_at_random_leaky": [leaky],
         "logistic_baseline": [nothing],
-        "by_patient_of_breast": [patches_of_breast],
-        "logistic_baseline_of_breast": [nothing_of_breast],
         "logistic_baseline_leaky": [nothing_leaky],
     }
     predictions = pd.concat(

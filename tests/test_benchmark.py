@@ -2,16 +2,23 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from mammo_ml import benchmark, benchmark_scores
 from mammo_ml.cli import app
-from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, LESIONS, names, write_table
+from mammo_ml.cutting import cut_patches, windows_on_film
+from mammo_ml.datasets import mini_mias_archive
+from mammo_ml.datasets.catalog import BOX_COLUMNS, FILMS, LESIONS, names, read_table, write_table
 from mammo_ml.datasets.mini_mias_archive import official_manifest
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.foreign_predictions import Predictions, read_predictions
+from mammo_ml.imaging.canonical import canonical_films
+from mammo_ml.imaging.patches import CutParameters
+from mammo_ml.parameters import parse_section
 from mammo_ml.reporting.results_table import committed_metrics, results_table, update_readme
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +38,23 @@ def test_the_patches_are_those_of_the_committed_predictions(truth):
     windows = patches[BOX_COLUMNS]
     assert windows.min().min() >= 0
     assert windows.max().max() <= 1024
+
+
+@pytest.mark.films
+@pytest.mark.slow
+@NO_FILMS
+def test_the_committed_places_are_those_that_are_cut(truth, tmp_path):
+    films, lesions = read_table(truth / "films.csv", FILMS), read_table(truth / "lesions.csv", LESIONS)
+    mini_mias_archive.unpack(Path(os.environ["MIAS_ARCHIVE"]), tmp_path, official_manifest())
+    asked = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["cut"]
+    canonical = {film.film_id: film for film in canonical_films(tmp_path, films)}
+    cut = cut_patches(films, canonical, lesions, parse_section(asked, CutParameters, "cut")).patches
+    committed = benchmark.load_benchmark(truth, None).patches
+    assert committed[["patch_id", "film_id", "label"]].equals(cut[["patch_id", "film_id", "label"]])
+    np.testing.assert_array_equal(committed[BOX_COLUMNS], windows_on_film(cut, films))
+    least = cut.set_index("patch_id")["breast_share"].sort_values().head(2)
+    assert least.index[0] == "mdb110_1"  # the only lesion that no window shows whole with 90 % of breast
+    assert least.iloc[1] >= asked["min_breast_share"]
 
 
 def test_without_tables_and_archive_the_remedy_is_told(tmp_path):
@@ -169,6 +193,6 @@ def test_a_fault_ends_the_command_with_1_and_leaves_no_figures(truth, tmp_path):
 
 def test_the_document_names_the_tables_by_their_hashes_and_holds_the_committed_figures():
     text = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
-    hashes = [benchmark.sha256_of(benchmark.committed_file(name)) for name in ("folds", "normal_patches")]
+    hashes = [benchmark.sha256_of(benchmark.committed_file(name)) for name in ("folds", "patches")]
     assert [found for found in (*hashes, benchmark.LESIONS_SHA256) if found not in text] == []
     assert update_readme(text, results_table(committed_metrics(ROOT))) == text

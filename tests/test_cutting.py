@@ -1,5 +1,7 @@
 """Cuts of small made-up films: complete, saved as they are, and every box leads back to its place on the film file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -139,9 +141,38 @@ def test_lesion_free_patches_of_abnormal_films_keep_a_radius_off_every_lesion():
             assert apart, (row.patch_id, x1, y1, x2, y2)
 
 
+def _with_breast(canonical: dict[str, CanonicalFilm], columns: dict[str, int]) -> dict[str, CanonicalFilm]:
+    """The films named with breast in so many columns beside the chest wall alone."""
+    masks = {name: np.arange(WIDTH)[None].repeat(HEIGHT, axis=0) < n for name, n in columns.items()}
+    return canonical | {name: replace(canonical[name], mask=mask) for name, mask in masks.items()}
+
+
+def test_every_normal_patch_holds_the_breast_asked_for_and_a_film_that_has_none_is_passed_over():
+    canonical = _with_breast(canonical_of(FILMS), {"001": 60, "002": 30})
+    found = cut_patches(FILMS, canonical, LESIONS, PARAMETERS).patches
+    normal = found[found["kind"] == "normal"]
+    assert (normal["breast_share"] >= 0.9).all()
+    assert normal["film_id"].value_counts().to_dict() == {"001": 3, "003": 3}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_only_film_that_has_a_window_gives_every_patch_wherever_it_lies_in_the_deck(seed):
+    canonical = _with_breast(canonical_of(FILMS), {"002": 30, "003": 30})
+    found = cut_patches(FILMS, canonical, LESIONS, PARAMETERS.model_copy(update={"seed": seed})).patches
+    assert set(found.loc[found["kind"] == "normal", "film_id"]) == {"001"}
+
+
+def test_normal_films_that_all_hold_too_little_breast_are_refused_with_what_was_asked_for():
+    canonical = _with_breast(canonical_of(FILMS), dict.fromkeys(["001", "002", "003"], 30))
+    with pytest.raises(BadInputError) as caught:
+        cut_patches(FILMS, canonical, LESIONS, PARAMETERS)
+    assert caught.value.problems == ["no normal film has a window of 40 px with 90% of breast"]
+    assert "min_breast_share" in str(caught.value)
+
+
 def test_films_that_are_all_lesion_are_named_where_lesion_free_tissue_is_asked_for():
     asked = PARAMETERS.model_copy(update={"window_px": 80, "lesion_free_per_lesion": 1})
-    with pytest.raises(BadInputError, match="no abnormal film has a window of 80 px away from its lesions"):
+    with pytest.raises(BadInputError, match=r"no abnormal film has a window of 80 px with 90% of breast away from its"):
         cut_patches(FILMS, canonical_of(FILMS), LESIONS[LESIONS["film_id"] == "004"], asked)
 
 

@@ -101,7 +101,7 @@ def _look(
 
 
 def _patches_with(bundle: Bundle) -> Patches:
-    """Probabilities of the patch centred on each lesion, cut as the training's patches are, calibrated as they are."""
+    """Calibrated probabilities of a patch centred on each lesion, which training's patches need not be."""
     config = bundle.config
     network = bundle.load_into(build_classifier(ClassifierParameters(**config.network)))
     scaling = VectorScaling.from_dict(config.calibration["patches"])

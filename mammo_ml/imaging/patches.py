@@ -24,13 +24,18 @@ class CutParameters(Parameters):
 
     window_px: int = Field(ge=32, description="edge of a window on the film")
     input_px: int = Field(ge=32, description="edge of the classifier's input; a detector's cuts have that of its base")
-    normals_per_lesion: int = Field(ge=1, description="patches of normal films matched to each located lesion")
+    normals_per_lesion: int = Field(ge=1, description="normal patches, of normal films, matched to each located lesion")
     lesion_free_per_lesion: int = Field(
         default=0,
         ge=0,
-        description="patches of abnormal films, away from their lesions, matched to each located lesion: named normal",
+        description="normal patches, of abnormal films away from their lesions, matched to each located lesion",
     )
-    min_breast_share: float = Field(ge=0, le=1, description="a normal window's least share of breast")
+    min_breast_share: float = Field(
+        ge=0,
+        le=1,
+        description="least share of breast in a normal window, and in a lesion's patch, which is moved into the breast "
+        "for it as little as it takes, the lesion whole",
+    )
     jittered_per_lesion: int = Field(ge=0, description="detector cuts with the lesion off the centre")
     jitter_px: int = Field(ge=0, description="largest offset of a jittered cut, along x and along y")
     normal_cuts_per_film: int = Field(ge=0, description="lesion-free detector cuts of each normal film")
@@ -108,14 +113,26 @@ def breast_shares(mask: NDArray[np.bool_], windows: bx.Boxes) -> NDArray[np.floa
     return np.array([mask[y1:y2, x1:x2].mean() for x1, y1, x2, y2 in windows.astype(int)])
 
 
+def _shares_of_many(mask: NDArray[np.bool_], windows: bx.Boxes) -> NDArray[np.float64]:
+    """As `breast_shares`, of windows inside the film by the thousand: from a table of sums."""
+    sums = np.pad(mask.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    x1, y1, x2, y2 = windows.astype(int).T
+    shares: NDArray[np.float64] = (sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]) / ((x2 - x1) * (y2 - y1))
+    return shares
+
+
 def crop(pixels: NDArray[np.uint8], windows: bx.Boxes, input_px: int) -> NDArray[np.uint8]:
-    """Pictures (N, input_px, input_px) of the windows (N, 4), made smaller by averaging areas, larger bilinearly."""
+    """Pictures (N, input_px, input_px) of the windows (N, 4)."""
     pictures = np.empty((len(windows), input_px, input_px), dtype=np.uint8)
     for n, (x1, y1, x2, y2) in enumerate(windows.astype(int)):
-        window = Image.fromarray(pixels[y1:y2, x1:x2])
-        way = Image.Resampling.BOX if input_px <= x2 - x1 else Image.Resampling.BILINEAR
-        pictures[n] = np.asarray(window.resize((input_px, input_px), way))
+        pictures[n] = resized(pixels[y1:y2, x1:x2], input_px, input_px)
     return pictures
+
+
+def resized(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Pixels (H, W) made smaller by averaging areas, larger bilinearly."""
+    way = Image.Resampling.BOX if width <= pixels.shape[1] else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(pixels).resize((width, height), way))
 
 
 def boxes_in_window(
@@ -132,6 +149,32 @@ def centred_windows(boxes: bx.Boxes, size: int, width: int, height: int) -> bx.B
     """One window (L, 4) centred on each lesion box (L, 4), shifted inside the film where it would leave it."""
     windows = [window_at(x, y, size, width, height) for x, y in (boxes[:, :2] + boxes[:, 2:]) / 2]
     return np.concatenate([np.empty((0, 4)), *windows])
+
+
+def lesion_window(box: bx.Boxes, film: CanonicalFilm, parameters: CutParameters) -> bx.Boxes:
+    """Window (1, 4) of a lesion's patch: the most centred of those that show its box (1, 4) whole, with enough breast.
+
+    A lesion larger than the window fills it. Where no such window holds enough breast, those count that hold most.
+    """
+    size, (height, width) = parameters.window_px, film.pixels.shape
+    centred = centred_windows(box, size, width, height)
+    lefts, tops = (
+        _starts_that_show(box[0, axis], box[0, axis + 2], size, edge) for axis, edge in enumerate((width, height))
+    )
+    x, y = (corner.ravel() for corner in np.meshgrid(lefts, tops))
+    windows = np.stack([x, y, x + size, y + size], axis=1).astype(np.float64)
+    shares = _shares_of_many(film.mask, windows)
+    enough = shares >= min(parameters.min_breast_share, shares.max())
+    away = np.linalg.norm(windows[enough] - centred, axis=1)
+    most_centred: bx.Boxes = windows[enough][[int(np.argmin(away))]]
+    return most_centred
+
+
+def _starts_that_show(low: float, high: float, size: int, length: int) -> range:
+    """First pixels of windows, `size` of `length` px, that contain low to high, or lie within it if it is longer."""
+    first, last = sorted((high - size, low))
+    ends = np.clip([np.ceil(first), np.floor(last)], 0, length - size).astype(int)
+    return range(int(ends.min()), int(ends.max()) + 1)
 
 
 def jittered_windows(
@@ -161,37 +204,38 @@ def matched_normal_window(
     window: bx.Boxes,
     abnormal: CanonicalFilm,
     normal: CanonicalFilm,
-    step_px: int = 32,
+    min_breast_share: float,
+    step_px: int = 8,
     keep_off: bx.Boxes = NOTHING,
 ) -> bx.Boxes:
     """Window (1, 4) of lesion-free tissue that sits as the lesion's window (1, 4) sits in its own film.
 
-    Of all windows at `step_px`, the one nearest in place relative to the breast's box and in share of breast: so
-    neither tells the class.
+    Of all windows at `step_px` with enough breast, the one nearest in place relative to the breast's box and in share
+    of breast: so neither tells the class.
 
     Args:
         window: the lesion's window (1, 4).
         abnormal: the lesion's film.
         normal: the film to find a window on.
+        min_breast_share: least share of breast in it.
         step_px: between two windows.
         keep_off: boxes (L, 4) of that film's lesions; a window keeps a lesion's radius away from each.
 
     Returns:
-        The window, or none (0, 4) where every one comes too near to a lesion.
+        The window, or none (0, 4) where every one holds too little breast or comes too near to a lesion.
     """
     size = window[0, 2] - window[0, 0]
     height, width = normal.pixels.shape
     candidates = tile_windows(width, height, int(size), step_px)
+    shares = _shares_of_many(normal.mask, candidates)
     radii = (keep_off[:, 2:] - keep_off[:, :2]) / 2
     grown = np.concatenate([keep_off[:, :2] - radii, keep_off[:, 2:] + radii], axis=1)
-    away_from_all: NDArray[np.bool_] = (bx.iou(candidates, grown) == 0).all(axis=1)
-    candidates = candidates[away_from_all]
-    if len(candidates) == 0:
+    free: NDArray[np.bool_] = (bx.iou(candidates, grown) == 0).all(axis=1) & (shares >= min_breast_share)
+    if not free.any():
         return NOTHING
-    place = _place_in_breast(window, abnormal)
-    away = np.linalg.norm(_place_in_breast(candidates, normal) - place, axis=1)
-    unlike = np.abs(breast_shares(normal.mask, candidates) - breast_shares(abnormal.mask, window))
-    nearest: bx.Boxes = candidates[[int(np.argmin(away + unlike))]]
+    away = np.linalg.norm(_place_in_breast(candidates, normal) - _place_in_breast(window, abnormal), axis=1)
+    unlike = np.abs(shares - breast_shares(abnormal.mask, window))
+    nearest: bx.Boxes = candidates[[int(np.argmin(np.where(free, away + unlike, np.inf)))]]
     return nearest
 
 

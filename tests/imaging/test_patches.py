@@ -94,6 +94,13 @@ def test_a_picture_shows_its_window_averaged():
     assert pt.crop(pixels, np.empty((0, 4)), 32).shape == (0, 32, 32)
 
 
+def test_a_picture_is_made_larger_without_doubled_pixels():
+    ramp = np.tile(np.arange(0, 200, 5, dtype=np.uint8), (40, 1))
+    larger = pt.resized(ramp, 50, 50)[25].astype(int)
+    assert larger.shape == (50,)
+    assert (np.diff(larger)[1:-1] > 0).all()
+
+
 def test_boxes_in_a_window_are_clipped_and_measured_in_input_px():
     window = np.array([[10.0, 20, 50, 60]])
     boxes = np.array(
@@ -139,12 +146,56 @@ def test_a_matched_window_sits_in_the_normal_breast_as_the_lesions_window_sits_i
     # The normal breast is twice as wide and as high: (20, 20) in the one is (40, 40) in the other.
     abnormal, normal = _film((0, 0, 50, 70)), _film((0, 0, 100, 140), size=(100, 140))
     lesion = np.array([[0.0, 0, 40, 40]])
-    matched = pt.matched_normal_window(lesion, abnormal, normal, step_px=10)
+    matched = pt.matched_normal_window(lesion, abnormal, normal, 0.0, step_px=10)
     np.testing.assert_array_equal(matched, [[20, 20, 60, 60]])
 
 
 def test_a_window_half_beside_the_breast_is_matched_by_one_half_beside_the_breast():
     abnormal, normal = _film((0, 0, 60, 140), "a"), _film((0, 0, 60, 140), "n")
     lesion = np.array([[40.0, 50, 80, 90]])
-    matched = pt.matched_normal_window(lesion, abnormal, normal, step_px=10)
+    matched = pt.matched_normal_window(lesion, abnormal, normal, 0.0, step_px=10)
     assert pt.breast_shares(normal.mask, matched)[0] == pt.breast_shares(abnormal.mask, lesion)[0] == 0.5
+
+
+def test_a_normal_window_has_the_breast_that_is_asked_for_whatever_it_is_matched_with():
+    abnormal, normal = _film((0, 0, 60, 140), "a"), _film((0, 0, 60, 140), "n")
+    lesion = np.array([[40.0, 50, 80, 90]])
+    matched = pt.matched_normal_window(lesion, abnormal, normal, 0.9, step_px=10)
+    np.testing.assert_array_equal(matched, [[20, 50, 60, 90]])
+    few = _film((0, 0, 20, 140), "few")
+    assert pt.matched_normal_window(lesion, abnormal, few, 0.9, step_px=10).shape == (0, 4)
+
+
+def test_a_lesions_patch_is_centred_where_it_holds_enough_breast():
+    film = _film((0, 0, 60, 140))
+    box = np.array([[25.0, 60, 35, 70]])
+    np.testing.assert_array_equal(pt.lesion_window(box, film, CUT), pt.centred_windows(box, 40, WIDTH, HEIGHT))
+
+
+def test_a_lesions_patch_at_the_edge_of_the_breast_is_moved_into_it_no_further_than_needed():
+    film = _film((0, 0, 60, 140))
+    box = np.array([[48.0, 60, 58, 70]])
+    # Centred it would start at 33 and hold 27 of 40 columns of breast; 36 of 40 are nine in ten.
+    np.testing.assert_array_equal(pt.lesion_window(box, film, CUT), [[24, 45, 64, 85]])
+
+
+def test_a_lesion_stays_whole_in_its_patch_though_it_holds_less_breast_than_is_asked_for():
+    film = _film((0, 0, 60, 140))
+    box = np.array([[60.0, 60, 80, 80]])
+    # From 40 on a window shows the box whole, and holds at most half breast.
+    window = pt.lesion_window(box, film, CUT)
+    np.testing.assert_array_equal(window, [[40, 50, 80, 90]])  # of those that hold half, the most centred
+    assert pt.breast_shares(film.mask, window)[0] == 0.5
+
+
+def test_a_lesion_larger_than_its_patch_fills_it():
+    film = _film((0, 0, 60, 140))
+    window = pt.lesion_window(np.array([[10.0, 20, 90, 120]]), film, CUT)[0]
+    np.testing.assert_array_equal(window, [24, 50, 64, 90])  # the middle, moved until it has nine columns in ten
+
+
+@pytest.mark.parametrize("box", [[-6.0, -6, 8, 8], [90, 130, 108, 148], [12.3, 40.2, 52.1, 80.4]])
+def test_a_lesion_that_reaches_over_the_films_edge_or_between_pixels_has_a_patch_inside_the_film(box):
+    x1, y1, x2, y2 = pt.lesion_window(np.array([box]), _film((0, 0, 100, 140)), CUT)[0]
+    assert 0 <= x1 == x2 - 40 <= WIDTH - 40
+    assert 0 <= y1 == y2 - 40 <= HEIGHT - 40

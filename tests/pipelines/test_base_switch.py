@@ -47,7 +47,10 @@ def test_cuts_have_the_size_of_the_base_and_patches_that_of_the_classifier(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_sets(tmp_path / "sets")
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS), encoding="utf-8")
+    # Films of a window and a half have no lesion-free place with 90 % of breast.
+    small_films = {"min_breast_share": 0.3, "lesion_free_per_lesion": 0}
+    parameters = PARAMS | {"cut": PARAMS["cut"] | small_films}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     places = [f"--{name}={tmp_path}/{name}" for name in ("patches", "cuts", "feedback")]
     inputs = ["--films", "sets/mini_mias/films", "--catalog", "sets/mini_mias/catalog"]

@@ -128,10 +128,10 @@ def test_the_project_itself_is_untouched(run: PhantomRun) -> None:
 def test_the_classifier_has_the_figures_of_the_architecture_with_bounds_and_baseline(run: PhantomRun) -> None:
     metrics = run.metrics("evaluate_classifier")
     gains, leaky_gains = metrics.pop("by_patient_minus_logistic"), metrics.pop("leaky_minus_logistic")
-    gains_of_breast = metrics.pop("of_breast_minus_logistic")
-    of_patches = {f"logistic_baseline{suffix}" for suffix in ("", "_of_breast", "_leaky")}
-    of_patches |= {"by_patient_of_breast", "patches_at_random_leaky"}
+    by_negatives = metrics.pop("by_patient_by_negatives")
+    of_patches = {"logistic_baseline", "logistic_baseline_leaky", "patches_at_random_leaky"}
     assert set(metrics) == {"by_patient", *of_patches}
+    check_figures(by_negatives, ["auc_against_normal_films", "auc_against_abnormal_films"])
     check_figures(metrics["by_patient"], [*CLASSIFIER_FIGURES, *FILM_FIGURES])
     for protocol in of_patches:
         check_figures(metrics[protocol], CLASSIFIER_FIGURES)
@@ -140,20 +140,20 @@ def test_the_classifier_has_the_figures_of_the_architecture_with_bounds_and_base
     for name in ("auc_macro", "auc_normal_vs_abnormal_patch", "auc_benign_vs_malignant"):
         for found, ours, nothing in (
             (gains, "by_patient", "logistic_baseline"),
-            (gains_of_breast, "by_patient_of_breast", "logistic_baseline_of_breast"),
             (leaky_gains, "patches_at_random_leaky", "logistic_baseline_leaky"),
         ):
             np.testing.assert_allclose(found[name], metrics[ours][name] - metrics[nothing][name], atol=1e-6)
             assert found[f"{name}_lo"] <= found[name] <= found[f"{name}_hi"]
 
 
-def test_figures_of_breast_are_of_patches_that_hold_what_is_asked_of_normal_ones(run: PhantomRun) -> None:
-    cut = pd.read_csv(run.workspace / "data/cut/patches/patches.csv").set_index("patch_id")["breast_share"]
-    said = pd.read_csv(run.workspace / "reports/evaluate_classifier/predictions.csv").groupby("protocol")["item"]
-    patches = cut[said.get_group("logistic_baseline")]
-    for protocol in ("by_patient_of_breast", "logistic_baseline_of_breast"):
-        assert set(said.get_group(protocol)) == set(patches[patches >= 0.9].index)
-    assert 0 < (patches < 0.9).sum() < len(patches)
+def test_normal_patches_hold_the_breast_asked_for_and_are_of_normal_and_of_abnormal_films(run: PhantomRun) -> None:
+    patches = pd.read_csv(run.workspace / "data/cut/patches/patches.csv")
+    normal = patches[patches["kind"] == "normal"]
+    assert (normal["breast_share"] >= 0.9).all()
+    labels = pd.read_csv(run.workspace / "data/catalog/films.csv").set_index("film_id")["label"]
+    of_normal_film = normal["film_id"].map(labels) == "normal"
+    n_lesions = (patches["kind"] == "lesion").sum()
+    assert (of_normal_film.sum(), (~of_normal_film).sum()) == (2 * n_lesions, n_lesions)
 
 
 def test_the_classifiers_subgroups_are_there_under_both_protocols(run: PhantomRun) -> None:

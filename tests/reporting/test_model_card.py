@@ -50,7 +50,7 @@ def test_the_card_says_what_it_is_for_and_whose_figures_these_are() -> None:
     assert "a model that had seen no film of hers" in text
     assert "never judged on one of them" in text
     assert "no pre-training" in text
-    assert "161 women, 351 patches" in text
+    assert "161 women, 468 patches" in text
 
 
 def test_a_phantom_says_so_and_a_real_model_does_not() -> None:
