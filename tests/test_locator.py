@@ -102,7 +102,9 @@ def test_the_same_film_gets_the_same_answer_twice(film: Film, locator: Locator) 
 # ------------------------------------------------------------------------------------------------------ the places
 
 
-def find_bright(model: object, images: torch.Tensor, max_detections: int, nms_iou: float) -> list[Detections]:
+def find_bright(
+    model: object, images: torch.Tensor, max_detections: int, nms_iou: float, names: list[str]
+) -> list[Detections]:
     """Stand-in for a trained detector: a box round the lit pixels of each picture."""
     found = []
     for image in images[:, 0]:

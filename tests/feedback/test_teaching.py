@@ -171,7 +171,7 @@ def test_every_training_stage_learns_from_corrections_and_judges_without(
         found.extend((given.cuts, train, inner))
         raise TaughtError
 
-    recipe = SimpleNamespace(with_values=lambda values: None, space={}, prune_after_trials=None)
+    recipe = SimpleNamespace(with_values=lambda values: None, space={}, prune_after_trials=None, pretrained="none")
     replaced = {
         "task_on_cuts": catch,
         "read_folds": lambda path: roles,
