@@ -31,7 +31,15 @@ from mammo_ml.imaging.breast import CANONICAL_SPACING_MM, breast_mask, chest_wal
 from mammo_ml.imaging.canonical import CanonicalFilm, to_canonical
 from mammo_ml.imaging.patches import Tiling, breast_tiles
 from mammo_ml.imaging.readers import Film
-from mammo_ml.models.ssd import CLASSES, LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
+from mammo_ml.models.ssd import (
+    BOX_SCALES,
+    CLASSES,
+    LesionSSD,
+    SsdParameters,
+    build_detector,
+    detection_loss,
+    predict_boxes,
+)
 from mammo_ml.models.ssd_bases import BASES, VGG_STD, build_base
 from mammo_ml.prediction import FilmDetectionParameters, MergeParameters, detect_on_films
 
@@ -47,7 +55,8 @@ Seconds = dict[str, list[float]]
 
 def torchvisions(base: Base, ours: LesionSSD) -> SSD:
     """What a user would otherwise build, holding our weights."""
-    design, state = BASES[base], ours.state_dict()
+    design = BASES[base]
+    state = {name: tensor for name, tensor in ours.state_dict().items() if name != BOX_SCALES}
     if base == "vgg16":
         theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=len(CLASSES))
         # It sees 0..255 less the mean, our base the same divided by ImageNet's deviation.

@@ -1,6 +1,6 @@
 """The detector's side of training and prediction: which cuts, which loss, which boxes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import numpy as np
@@ -16,7 +16,15 @@ from mammo_ml.detector_bases import Base
 from mammo_ml.errors import raise_if_any
 from mammo_ml.imaging import boxes as bx
 from mammo_ml.imaging.augmentation import AugmentationParameters, augment
-from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
+from mammo_ml.models.ssd import (
+    BOX_SCALES,
+    EDGE_TOLERANCE_PX,
+    LesionSSD,
+    SsdParameters,
+    build_detector,
+    detection_loss,
+    predict_boxes,
+)
 from mammo_ml.pretrained import Start, resolve
 from mammo_ml.recipe import Recipe, Values
 from mammo_ml.windows import WindowParameters
@@ -30,8 +38,8 @@ class DetectorRecipe(Recipe):
 
     network: SsdParameters
     pretrained: str = Field(
-        description="starter (bases small and six_layer_cnn), starter_if_any (none for a base without one), imagenet "
-        "(vgg16), none, or a folder of weights"
+        description="starter (vgg16's is imagenet), starter_if_any (none for a base that none is shipped for), "
+        "imagenet (vgg16), none, or a folder of weights"
     )
 
 
@@ -73,16 +81,7 @@ class DetectorTask:
     ) -> None:
         self.model, self._pictures, self._targets, self._names = model, pictures, targets, names
         self._inner, self._augmentation = inner, augmentation
-        # Augmentation drops a box that is not finite in silence, and its lesion would be taught as background.
-        raise_if_any(
-            "boxes to train on",
-            [
-                f"{name}: {box.tolist()}"
-                for name, (boxes, _) in zip(names, targets, strict=True)
-                for box in boxes[~np.isfinite(boxes).all(1)]
-            ],
-            "A box is four finite numbers: run stage `cut` again.",
-        )
+        refuse_bad_boxes(names, targets, model.side_px)
         has_lesion = np.array([len(labels) > 0 for _, labels in targets])
         groups = [train[has_lesion[train]], train[~has_lesion[train]]]
         self._groups = [group for group in groups if len(group)]
@@ -120,11 +119,46 @@ class DetectorTask:
         return "cuts " + ", ".join(self._names[index] for index in samples)
 
 
-def new_detector(recipe: DetectorRecipe) -> LesionSSD:
-    """A network to train: fresh weights, which the recipe's seed decides, with those it starts from put over them."""
+def refuse_bad_boxes(names: Sequence[str], targets: Sequence[Target], side_px: int) -> None:
+    """Stop before a training that would teach lesions as background: augmentation drops a box it cannot show.
+
+    Args:
+        names: name (M,) of each picture.
+        targets: per picture, boxes (G, 4) in its px and classes (G,).
+        side_px: of the pictures.
+
+    Raises:
+        BadInputError: naming the picture of every box that is not finite, has no area, or lies outside it.
+    """
+    faults = []
+    for name, (boxes, _) in zip(names, targets, strict=True):
+        inside = bx.clip(boxes, side_px, side_px)
+        fit = (boxes[:, :2] < boxes[:, 2:]).all(1) & (np.abs(boxes - inside) <= EDGE_TOLERANCE_PX).all(1)
+        faults += [f"{name}: {box.tolist()}" for box in boxes[~fit]]
+    rule = f"0 <= x1 < x2 <= {side_px} and 0 <= y1 < y2 <= {side_px}"
+    raise_if_any("boxes to train on", faults, f"A box is x1, y1, x2, y2 in px, {rule}: run stage `cut` again.")
+
+
+def new_detector(recipe: DetectorRecipe, lesions: Iterable[bx.Boxes]) -> LesionSSD:
+    """A network to train: fresh weights, which the recipe's seed decides, with those it starts from put over them.
+
+    Its default boxes are the recipe's where it names some, else those of the weights it starts from, whose heads belong
+    to them; heads that are fresh get boxes that fit the lesions to learn from, and no others.
+
+    Args:
+        recipe: of the training.
+        lesions: boxes (G, 4) of each training picture, in px of the network's input.
+    """
+    start, network = start_of(recipe), recipe.network
+    given = network.base in (network.scales or {})
+    if not given and (start.weights is None or start.is_of_the_base_alone):
+        network = network.with_boxes_for(lesions)
     torch.manual_seed(recipe.training.seed)
-    model = build_detector(recipe.network)
-    start_of(recipe).load_into(model)
+    model = build_detector(network)
+    wanted = model.box_scales.clone()
+    start.load_into(model)
+    if BOX_SCALES in (start.weights or {}):
+        model.use_boxes(wanted if given else network.scale_factor * model.box_scales)
     return model
 
 
@@ -155,11 +189,13 @@ def task_on_pictures(
 ) -> DetectorTask:
     """A new network and its data, given as indices into the pictures of all views, cut by cut."""
     n_views, edge = cuts.pictures.shape[1], cuts.pictures.shape[2]
+    targets, names = targets_of_views(cuts.targets(), edge), list(np.repeat(cuts.cuts["cut_id"], n_views))
+    refuse_bad_boxes(names, targets, edge)
     return DetectorTask(
-        new_detector(recipe),
+        new_detector(recipe, [targets[index][0] for index in train]),
         cuts.every_picture,
-        targets_of_views(cuts.targets(), edge),
-        list(np.repeat(cuts.cuts["cut_id"], n_views)),
+        targets,
+        names,
         train,
         inner,
         recipe.augmentation,

@@ -173,7 +173,9 @@ def task_for(
     train, nothing = np.flatnonzero(roles == "train"), np.empty(0, dtype=np.int64)
     pictures, names = cast(NDArray[np.uint8], items.pictures), list(items.table["item"])
     if isinstance(recipe, DetectorRecipe):
-        return DetectorTask(new_detector(recipe), pictures, items.targets(), names, train, nothing, recipe.augmentation)
+        targets = items.targets()
+        model = new_detector(recipe, [targets[index][0] for index in train])
+        return DetectorTask(model, pictures, targets, names, train, nothing, recipe.augmentation)
     labels = items.table["label"].map(LABELS.index).to_numpy(dtype=np.int64)
     torch.manual_seed(recipe.training.seed)
     return ClassifierTask(

@@ -6,6 +6,7 @@ not say what they learned from are refused: nobody could tell whether they know 
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
@@ -25,6 +26,10 @@ from mammo_ml.training import save_weights
 
 STARTER_FOLDER = Path(__file__).parent / "starter"
 STARTER, STARTER_IF_ANY, IMAGENET, NONE = "starter", "starter_if_any", "imagenet", "none"
+STARTS_FROM_IMAGENET = "detector_vgg16"
+"""Too large to be shipped with the package: its starter is ImageNet's weights."""
+OWN_VGG16 = Path("data/studies/pretrain_detector/vgg16")
+"""What it starts from where these cannot be had, once the studies have made it."""
 WEIGHTS, FILMS, PROVENANCE = "weights.safetensors", "films.csv", "provenance.json"
 LARGEST_BYTES = 7_000_000
 """What one starter may add to the repository."""
@@ -39,6 +44,11 @@ class Start:
     ancestry: tuple[Ancestor, ...]
     films: pd.DataFrame
 
+    @property
+    def is_of_the_base_alone(self) -> bool:
+        """Whether they are ImageNet's, which no detector's heads go with."""
+        return bool(self.ancestry) and self.ancestry[0].dataset == IMAGENET
+
     def load_into(self, model: nn.Module) -> None:
         """Put the weights into a new network; ImageNet's are those of the base alone.
 
@@ -47,7 +57,7 @@ class Start:
         """
         if self.weights is None:
             return
-        if self.ancestry[0].dataset == IMAGENET:
+        if self.is_of_the_base_alone:
             model.load_state_dict(self.weights, strict=False)
         else:
             load_into(model, self.weights, self.ancestry[0].name)
@@ -63,8 +73,9 @@ def resolve(pretrained: str, model: str, base: str) -> Start:
     """Find what a training starts from.
 
     Args:
-        pretrained: `starter`, `starter_if_any` (`none` for a network without one, so that tuning may choose among
-            networks), `imagenet` (a detector's), `none`, or a folder of starting weights.
+        pretrained: `starter` (vgg16's is `imagenet`, and where it cannot be had `OWN_VGG16`, with a warning),
+            `starter_if_any` (`none` for a network that none is shipped for, so that tuning may choose among networks),
+            `imagenet` (a detector's), `none`, or a folder of weights.
         model: the kind of network, `detector` or `classifier`; with the base it names the starter.
         base: the detector's base, or the classifier's variant.
 
@@ -76,9 +87,16 @@ def resolve(pretrained: str, model: str, base: str) -> Start:
     shipped = STARTER_FOLDER / f"{model}_{base}"
     if pretrained == NONE or (pretrained == STARTER_IF_ANY and not shipped.is_dir()):
         return Start(None, (), nothing)
-    if pretrained == IMAGENET:
-        weights = imagenet_state(base)
+    of_imagenet = pretrained == STARTER and shipped.name == STARTS_FROM_IMAGENET
+    if pretrained == IMAGENET or of_imagenet:
         told = {"name": f"imagenet {base}", "weights_sha256": "0" * 64, "dataset": IMAGENET, "command": "torchvision"}
+        try:
+            weights = imagenet_state(base)
+        except MammoError as error:
+            if not (of_imagenet and OWN_VGG16.is_dir()):
+                raise
+            print(f"WARNING: {error}\n         {OWN_VGG16} is there and is started from.", file=sys.stderr)
+            return _read(OWN_VGG16, pretrained)
         return Start(weights, (parse_section(told, Ancestor, "ImageNet's weights"),), nothing)
     return _read(shipped if pretrained in (STARTER, STARTER_IF_ANY) else Path(pretrained), pretrained)
 
@@ -96,7 +114,7 @@ def _read(folder: Path, asked_for: str) -> Start:
         raise BadInputError(
             f"pretrained: {asked_for}",
             [f"{folder} has no {name}" for name in missing],
-            f"Starters shipped with the package: {shipped}. vgg16 can start from `imagenet`, all from `none`. "
+            f"Starters shipped with the package: {shipped}. All can start from `none`. "
             "A folder of your own needs all three files: what weights learned from must be known before anything is "
             "measured with them.",
         )

@@ -74,7 +74,8 @@ def window_films(
     positive nor negative.
 
     Raises:
-        BadInputError: naming every film smaller than the largest window, and every lesion whose class is not known.
+        BadInputError: naming every film smaller than the largest window, every lesion whose class is not known, and
+            every one whose box is not finite or has no area on the film.
     """
     unknown = lesions[lesions["has_location"] & ~lesions["severity"].isin(LABELS)]
     problems = [f"lesion {lesion}: its class is not known" for lesion in unknown["lesion_id"]]
@@ -84,10 +85,25 @@ def window_films(
         if min(film.pixels.shape) < parameters.window_px * parameters.max_scale:
             height, width = film.pixels.shape
             problems.append(f"film {film.film_id}: {width} x {height} px is smaller than the largest window")
-        elif not problems:
+        problems += _faulty_boxes(film, own[own["has_location"]])
+        if not problems:
             found.append(_window_film(film, own, input_px / parameters.window_px))
-    raise_if_any("films to draw windows from", problems, "Leave these films out, or choose a smaller window_px.")
+    raise_if_any(
+        "films to draw windows from", problems, "Mend or leave out what is named, or choose a smaller window_px."
+    )
     return found
+
+
+def _faulty_boxes(film: CanonicalFilm, located: pd.DataFrame) -> list[str]:
+    """Lesions that no window could show, so that they would be taught as background."""
+    corners = located[BOX_COLUMNS].to_numpy(dtype=np.float64)
+    height, width = film.pixels.shape
+    shown = bx.clip(film.transform.boxes_to_canonical(corners), width, height)
+    return [
+        f"lesion {lesion}: its box {box.tolist()} has no area on film {film.film_id}"
+        for lesion, box, seen in zip(located["lesion_id"], corners, shown, strict=True)
+        if not ((box[:2] < box[2:]).all() and (seen[:2] < seen[2:]).all())
+    ]
 
 
 def _window_film(film: CanonicalFilm, lesions: pd.DataFrame, scale: float) -> WindowFilm:

@@ -211,6 +211,17 @@ def test_every_centred_cut_holds_the_box_of_its_lesion(cuts):
         assert (cut.cut_id, cut.lesion_id) in boxes.index
 
 
+@pytest.mark.parametrize("window_px", [128, 256])
+def test_a_lesion_lies_in_the_middle_of_its_cut_at_the_scale_of_the_window(window_px):
+    films = FILMS.assign(width_px=600, height_px=700)
+    lesions = LESIONS[2:3].assign(x1=280.0, y1=330.0, x2=320.0, y2=370.0)
+    parameters = PARAMETERS.model_copy(update={"window_px": window_px, "input_px": 128})
+    cuts = cut_detector_cuts(films, canonical_of(films), lesions, parameters)
+    box = cuts.boxes.set_index("cut_id").loc["005_1_centred_0", BOX_COLUMNS].to_numpy(dtype=float)
+    half = 20 * 128 / window_px
+    np.testing.assert_allclose(box, [64 - half, 64 - half, 64 + half, 64 + half], atol=1e-9)
+
+
 def test_both_lesions_of_a_film_are_marked_in_a_cut_that_shows_both(cuts):
     # The lesions' centres are 11 px apart, the windows 40 px wide.
     seen = cuts.boxes.loc[cuts.boxes["cut_id"] == "004_1_centred_0", "lesion_id"]

@@ -11,7 +11,7 @@ from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.manifest import file_sha256
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
 from mammo_ml.models.ssd import SsdParameters, build_detector
-from mammo_ml.pretrained import LARGEST_BYTES, STARTER_FOLDER, own_files, resolve, ship, write_start
+from mammo_ml.pretrained import LARGEST_BYTES, OWN_VGG16, STARTER_FOLDER, own_files, resolve, ship, write_start
 from mammo_ml.training import save_weights
 from pipelines.studies.ship_starter import MADE_BY
 from pipelines.training_stage import first_weights
@@ -91,11 +91,43 @@ def test_weights_of_another_base_are_refused_by_name(folder: Path):
 
 
 def test_a_starter_nobody_shipped_is_told_with_those_there_are():
-    with pytest.raises(BadInputError, match=r"Starters shipped with the package.*vgg16 can start from `imagenet`"):
+    with pytest.raises(BadInputError, match=r"Starters shipped with the package.*All can start from `none`"):
+        resolve("starter", "classifier", "wide")
+
+
+def test_the_starter_of_vgg16_is_imagenets_weights(monkeypatch: pytest.MonkeyPatch):
+    weights = {"backbone.features.0.weight": torch.ones(1)}
+    monkeypatch.setattr("mammo_ml.pretrained.imagenet_state", lambda base: weights)
+    start = resolve("starter", "detector", "vgg16")
+    assert start.weights == weights
+    assert start.is_of_the_base_alone
+    assert start.ancestry == resolve("imagenet", "detector", "vgg16").ancestry
+
+
+def test_where_imagenets_weights_cannot_be_had_vgg16_starts_from_our_own_and_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def unreachable(base: str) -> None:
+        raise MammoError(f"ImageNet weights for base {base} cannot be had")
+
+    monkeypatch.setattr("mammo_ml.pretrained.imagenet_state", unreachable)
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(MammoError, match="ImageNet weights for base vgg16 cannot be had"):
         resolve("starter", "detector", "vgg16")
+    OWN_VGG16.parent.mkdir(parents=True)
+    folder.rename(OWN_VGG16)
+    start = resolve("starter", "detector", "vgg16")
+    assert start.films["film_id"].tolist() == ["f1"]
+    assert not start.is_of_the_base_alone
+    told = capsys.readouterr().err
+    assert told.startswith("WARNING: ImageNet weights for base vgg16 cannot be had")
+    assert f"{OWN_VGG16} is there and is started from" in told
+    with pytest.raises(MammoError, match="cannot be had"):
+        resolve("imagenet", "detector", "vgg16")
 
 
 def test_a_starter_if_there_is_any_is_the_starter_or_nothing():
+    assert resolve("starter_if_any", "classifier", "wide").weights is None
     assert resolve("starter_if_any", "detector", "vgg16").weights is None
     assert resolve("starter_if_any", "detector", "small").ancestry == resolve("starter", "detector", "small").ancestry
 

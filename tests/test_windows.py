@@ -109,3 +109,11 @@ def test_films_too_small_and_lesions_of_unknown_class_are_all_named():
         "lesion lesion_0: its class is not known",
         "film tiny: 300 x 300 px is smaller than the largest window",
     ]
+
+
+@pytest.mark.parametrize("box", [(120, 300, 120, 360), (180, 360, 120, 300), (9000, 300, 9060, 360)])
+def test_a_lesion_that_no_window_could_show_is_named_with_its_film(box):
+    with pytest.raises(BadInputError) as caught:
+        window_films([film("a", BOX)], lesions(("a", "malignant", BOX), ("a", "benign", box)), PARAMETERS, 128)
+    told = [float(corner) for corner in box]
+    assert caught.value.problems == [f"lesion lesion_1: its box {told} has no area on film a"]

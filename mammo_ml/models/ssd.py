@@ -7,10 +7,11 @@ because two boxes on one lesion are one finding whatever their labels.
 Boxes are those of `mammo_ml.imaging.boxes`, here as float tensors in pixels of the network's input.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -23,10 +24,13 @@ from torchvision.ops import box_iou, clip_boxes_to_image, nms
 from mammo_ml.detector_bases import Base
 from mammo_ml.devices import device_of
 from mammo_ml.errors import BadInputError, MammoError, raise_if_any
-from mammo_ml.models.ssd_bases import BASES, base_of, build_base
+from mammo_ml.imaging.boxes import Boxes, area
+from mammo_ml.models.ssd_bases import BASES, base_of, build_base, scales_for
 from mammo_ml.parameters import Parameters
 
 CLASSES = ("background", "benign", "malignant")
+BOX_SCALES = "box_scales"
+"""Name of the tensor that tells a detector's default boxes."""
 CANDIDATES_PER_IMAGE = 200
 """The surest boxes of an image, which alone are decoded and suppressed."""
 PIXELS_AT_ONCE = 64 * 128**2
@@ -52,9 +56,12 @@ class SsdParameters(Parameters):
     scales: dict[Base, tuple[Scale, ...]] | None = Field(
         default=None,
         description="sides of the default boxes over the input's side, by base: one per feature map, and one beyond "
-        "the last; a base that is not named has its own",
+        "the last; a base that is not named has those of the weights it starts from, or, with fresh heads, those that "
+        "fit the lesions it is trained on",
     )
-    scale_factor: float = Field(default=1.0, ge=0.5, le=2.0, description="all default boxes are so many times as large")
+    scale_factor: float = Field(
+        default=1.0, ge=0.5, le=2.0, description="all default boxes are so many times as large, those of a start too"
+    )
     negative_to_positive_ratio: float = Field(default=3.0, gt=0, description="hard negatives per matched default box")
     min_negatives: int = Field(
         default=8, gt=0, description="hard negatives an image gives at least, also without boxes"
@@ -64,6 +71,22 @@ class SsdParameters(Parameters):
     def input_px(self) -> int:
         """Side of the images the network sees."""
         return BASES[self.base].input_px
+
+    def with_scales(self, scales: Sequence[float]) -> Self:
+        """The same with these scales for its base."""
+        return self.model_copy(update={"scales": {**(self.scales or {}), self.base: tuple(scales)}})
+
+    def with_boxes_for(self, lesions: Iterable[Boxes]) -> Self:
+        """The same with default boxes that fit lesions: boxes (G, 4) of each picture, in px of the network's input.
+
+        A lesion that a picture's edge cuts counts with the side of the square of its area, one larger than the input
+        with the input's side.
+
+        Raises:
+            BadInputError: when there is no lesion, or one has no area.
+        """
+        sides = np.sqrt(area(np.concatenate([np.empty((0, 4)), *lesions])))
+        return self.with_scales(scales_for(np.minimum(sides, self.input_px), self.base))
 
     @model_validator(mode="after")
     def _scales_fit_the_feature_maps(self) -> Self:
@@ -75,18 +98,21 @@ class SsdParameters(Parameters):
 
 
 class LesionSSD(SSD):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's SSD for one-channel images of one size, with a loss that images without boxes take part in."""
+    """torchvision's SSD for one-channel images of one size, with a loss that images without boxes take part in.
+
+    What its heads learn are offsets from its default boxes, so these travel with the weights: `box_scales`, their sides
+    over the input's side, is one of its tensors, and weights that are loaded bring their own.
+    """
+
+    box_scales: Tensor
 
     def __init__(self, parameters: SsdParameters) -> None:
         design = BASES[parameters.base]
         scales = (parameters.scales or {}).get(parameters.base, design.scales)
+        sides = [parameters.scale_factor * scale for scale in scales]
         super().__init__(
             build_base(parameters.base, parameters.width),
-            DefaultBoxGenerator(
-                [list(ratios) for ratios in design.aspect_ratios],
-                scales=[parameters.scale_factor * scale for scale in scales],
-                steps=list(design.strides),
-            ),
+            _default_boxes(parameters.base, sides),
             size=(design.input_px, design.input_px),
             num_classes=len(CLASSES),
             image_mean=list(design.image_mean),
@@ -95,6 +121,7 @@ class LesionSSD(SSD):  # type: ignore[misc]  # torchvision has no types
         self.base, self.side_px = parameters.base, design.input_px
         self.neg_to_pos_ratio = parameters.negative_to_positive_ratio
         self.min_negatives = parameters.min_negatives
+        self.register_buffer(BOX_SCALES, torch.tensor(sides))
 
     def raw_outputs(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Head outputs (N, A, 3) and (N, A, 4) of images (N, 1, S, S) in 0..1, and their default boxes (A, 4) in px.
@@ -112,16 +139,35 @@ class LesionSSD(SSD):  # type: ignore[misc]  # torchvision has no types
         return {name: output.float() for name, output in self.head(features).items()}, default_boxes
 
     def refusal_of(self, weights: Mapping[str, Tensor]) -> str:
-        """Say why weights cannot be this detector's: they are those of another base; "" when they are not."""
+        """Say why weights cannot be this detector's: another base's, or of impossible default boxes; "" if they can."""
         found = base_of(weights)
-        if found in (self.base, None):
+        if found not in (self.base, None):
+            return f"weights of base {found}, this network has base {self.base}: set `base: {found}` or give others"
+        scales = weights.get(BOX_SCALES)
+        if scales is None or scales.shape != self.box_scales.shape:  # another shape is told with those of all tensors
             return ""
-        return f"weights of base {found}, this network has base {self.base}: set `base: {found}` or give others"
+        increasing = all(small < large for small, large in pairwise([0.0, *scales.tolist()]))
+        told = f"{BOX_SCALES}: the sides of default boxes must be above 0 and increase, found {scales.tolist()}"
+        return "" if increasing else told
+
+    def completed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights, with this network's default boxes where they do not tell theirs, as older ones do not."""
+        return {BOX_SCALES: self.box_scales, **weights}
+
+    def use_boxes(self, scales: Tensor) -> None:
+        """Have default boxes of these sides (L + 1,) over the input's side, one per feature map and one beyond."""
+        if not torch.equal(self.box_scales, scales):
+            self.box_scales.copy_(scales)
+            self.anchor_generator = _default_boxes(self.base, scales.tolist())
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As in torch, with weights of another base refused by its name (raises BadInputError)."""
+        """As in torch, default boxes included; weights of another base are refused by its name (BadInputError)."""
         raise_if_any("weights for the detector", filter(None, [self.refusal_of(state_dict)]))
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        own = {name: tensor for name, tensor in state_dict.items() if name != BOX_SCALES}
+        found = super().load_state_dict(self.completed(own), strict=strict, assign=assign)
+        if BOX_SCALES in state_dict:
+            self.use_boxes(state_dict[BOX_SCALES])
+        return found
 
     def match(self, boxes: Tensor, default_boxes: Tensor) -> Tensor:
         """Index (A,) of the box (G, 4) each default box (A, 4) answers for, -1 for background (SSD paper, p. 5)."""
@@ -167,6 +213,12 @@ class LesionSSD(SSD):  # type: ignore[misc]  # torchvision has no types
             "bbox_regression": (regression / normaliser).mean(),
             "classification": (classification / normaliser).mean(),
         }
+
+
+def _default_boxes(base: Base, scales: Sequence[float]) -> DefaultBoxGenerator:
+    design = BASES[base]
+    ratios = [list(own) for own in design.aspect_ratios]
+    return DefaultBoxGenerator(ratios, scales=list(scales), steps=list(design.strides))
 
 
 def _answers(targets: list[dict[str, Tensor]], matched: Tensor, anchors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -51,7 +51,8 @@ class BaseDesign(NamedTuple):
         input_px: side of the images it sees.
         strides: distance of each map's default boxes, input px.
         aspect_ratios: of each map's default boxes beside the squares.
-        scales: default sides of the default boxes over `input_px`, one per map and one beyond the last.
+        scales: sides of the default boxes over `input_px`, one per map and one beyond the last, where no others are
+            chosen: those of the starters, whose weights do not say theirs.
         image_mean: taken from images in 0..1; three of them make three channels of a grey image.
         image_std: divided by after that.
         mark: a tensor that detectors on this base alone have.
@@ -82,7 +83,7 @@ BASES: dict[Base, BaseDesign] = {
         input_px=INPUT_PX["six_layer_cnn"],
         strides=(2, 4, 8, 16, 32),
         aspect_ratios=((), (), (), (2,), (2,)),
-        # `scales_for` the 117 located lesions of mini-MIAS as windows of 256 px show them.
+        # `scales_for` the 117 located lesions of mini-MIAS as windows of 256 px show them: its starter's.
         scales=(8 / 128, 26 / 128, 35 / 128, 48 / 128, 86 / 128, 128 / 128),
         image_mean=(INPUT_MEAN,),
         image_std=(INPUT_STD,),
@@ -113,7 +114,7 @@ def scales_for(sides_px: ArrayLike, base: Base) -> tuple[float, ...]:
         base: whose feature maps.
 
     Returns:
-        Sides over the input's side, increasing, one per feature map and one beyond the last.
+        Sides over the input's side, increasing, one per feature map and one beyond the last, each a float32.
 
     Raises:
         BadInputError: naming every side that is not above 0; when there is none.
@@ -128,7 +129,7 @@ def scales_for(sides_px: ArrayLike, base: Base) -> tuple[float, ...]:
     for side, floor in zip(wanted, least, strict=True):
         last = scales[-1] if scales else 0.0
         scales.append(max(float(side) / design.input_px, floor / design.input_px, last * LEAST_STEP))
-    return tuple(round(scale, 4) for scale in scales)
+    return tuple(float(np.float32(round(scale, 4))) for scale in scales)
 
 
 def build_base(base: Base, width: int) -> nn.Module:
@@ -247,7 +248,8 @@ def imagenet_state(base: str) -> dict[str, Tensor]:
         raise MammoError(
             f"ImageNet weights for base vgg16 cannot be had from {DOWNLOAD.url}: {error}. "
             f"Download that file on another machine into {cache}, deleting what lies there under its name, "
-            "or choose `pretrained: none`, or a folder of weights of your own."
+            "or choose `pretrained: none`, or make weights of our own with `dvc repro "
+            "pipelines/studies/dvc.yaml:pretrain_detector@vgg16`: `starter` finds them."
         ) from None
     return _as_detector_tensors(weights)
 

@@ -64,7 +64,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_into(network: Network, weights: dict[str, Tensor], where: str) -> Network:
     """Put weights into a network, every name, shape and type equal, and set it to evaluation mode.
 
-    A network with a method `refusal_of(weights)` may say in one line why they are not its own.
+    A network with a method `refusal_of(weights)` may say in one line why they are not its own, one with a method
+    `completed(weights)` adds what older files lack.
 
     Raises:
         BadInputError: naming `where` and the tensors that are missing, unknown, or of another shape or type.
@@ -72,6 +73,8 @@ def load_into(network: Network, weights: dict[str, Tensor], where: str) -> Netwo
     what = f"{where}: weights for {type(network).__name__}"
     if (refusal_of := getattr(network, "refusal_of", None)) and (refusal := refusal_of(weights)):
         raise BadInputError(what, [refusal])
+    if completed := getattr(network, "completed", None):
+        weights = completed(weights)
     expected = network.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is not a weight of this network" for name in weights if name not in expected]

@@ -17,8 +17,9 @@ from mammo_ml.detector_bases import Base
 from mammo_ml.errors import BadInputError, MammoError
 from mammo_ml.models import ssd_bases
 from mammo_ml.models.classifiers import ClassifierParameters, build_classifier
-from mammo_ml.models.ssd import LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
+from mammo_ml.models.ssd import BOX_SCALES, LesionSSD, SsdParameters, build_detector, detection_loss, predict_boxes
 from mammo_ml.models.ssd_bases import BASES, imagenet_state, scales_for
+from mammo_ml.models.weights import load_into
 from mammo_ml.parameters import parse_section
 
 NO_BOXES, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
@@ -183,13 +184,53 @@ def test_sides_that_are_none_are_named():
         scales_for([], "small")
 
 
+def test_weights_bring_their_default_boxes_with_them():
+    torch.manual_seed(0)
+    chosen = build_detector(SsdParameters(width=8, scale_factor=0.5).with_scales((0.1, 0.2, 0.4, 0.6, 0.9))).eval()
+    other = detector("small")
+    assert not torch.equal(default_boxes(other), default_boxes(chosen))
+    other.load_state_dict(chosen.state_dict())
+    torch.testing.assert_close(default_boxes(other), default_boxes(chosen), rtol=0, atol=1e-4)
+    assert other.box_scales.tolist() == pytest.approx([0.05, 0.1, 0.2, 0.3, 0.45])
+
+
+@pytest.mark.parametrize("load", [LesionSSD.load_state_dict, lambda model, weights: load_into(model, weights, "w")])
+def test_weights_from_before_they_told_their_default_boxes_leave_those_of_the_network(load):
+    weights = {name: tensor for name, tensor in detector("small", seed=1).state_dict().items() if name != BOX_SCALES}
+    model = detector("small")
+    before = default_boxes(model)
+    load(model, weights)
+    assert torch.equal(default_boxes(model), before)
+    assert torch.equal(
+        model.state_dict()["head.classification_head.module_list.0.weight"],
+        weights["head.classification_head.module_list.0.weight"],
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong", [(0.0, 0.2, 0.4, 0.6, 0.9), (0.1, 0.2, 0.2, 0.6, 0.9), (0.1, 0.2, float("nan"), 0.6, 0.9)]
+)
+def test_default_boxes_that_cannot_be_are_refused(wrong):
+    weights = detector("small").state_dict() | {BOX_SCALES: torch.tensor(wrong)}
+    with pytest.raises(BadInputError, match="box_scales: the sides of default boxes must be above 0 and increase"):
+        load_into(detector("small"), weights, "w")
+
+
+def test_scales_chosen_for_lesions_are_read_again_as_they_were():
+    network = SsdParameters(width=8).with_boxes_for([np.array([[10, 10, 40, 40], [0, 5, 18, 77.0]]), np.empty((0, 4))])
+    assert network.scales == {"small": scales_for([30, 36], "small")}
+    chosen, other = build_detector(network).eval(), detector("small")
+    other.load_state_dict(chosen.state_dict())
+    assert torch.equal(default_boxes(other), default_boxes(chosen))
+
+
 # --- small ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_small_base_is_what_its_starter_weights_were_trained_with():
     # Recorded before there were other bases: names, first weights bit for bit, outputs within float32's rounding.
     model = detector("small", width=8)
-    state = model.state_dict()
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != BOX_SCALES}
     assert hash_of([name.encode() for name in state])[:16] == "c046e3c176426b10"
     everything = hashlib.sha256()
     for name, tensor in state.items():
@@ -230,9 +271,8 @@ def test_vgg16_is_torchvisions_ssd300_in_layers_default_boxes_and_loss(networks)
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=3).eval()
     state = theirs.state_dict()
     ours = networks["vgg16"]
-    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == {
-        name: tensor.shape for name, tensor in state.items()
-    }
+    shapes = {name: tensor.shape for name, tensor in ours.state_dict().items() if name != BOX_SCALES}
+    assert shapes == {name: tensor.shape for name, tensor in state.items()}
     # Theirs see 0..255 less the mean, ours ImageNet's deviations of it: the first layer's weights make them one.
     first = "backbone.features.0.weight"
     own = state | {first: state[first] * (255 * torch.tensor([0.229, 0.224, 0.225]))[:, None, None]}
@@ -291,7 +331,7 @@ def test_imagenet_weights_that_cannot_be_had_name_the_ways_on(monkeypatch):
     text = str(caught.value)
     assert "cannot be had from https://host/vgg: <urlopen error Name or service not known>" in text
     assert "hub/checkpoints" in text
-    assert "choose `pretrained: none`, or a folder of weights of your own" in text
+    assert "choose `pretrained: none`, or make weights of our own with `dvc repro" in text
 
 
 def test_a_server_that_never_answers_is_not_waited_for(monkeypatch, tmp_path):
