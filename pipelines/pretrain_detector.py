@@ -5,7 +5,13 @@ import torch
 
 from mammo_ml.datasets.catalog import write_table
 from mammo_ml.detector import PretrainingRecipe
-from mammo_ml.evaluation import EvaluateParameters, evaluate_detections, random_boxes, write_metrics
+from mammo_ml.evaluation import (
+    EvaluateParameters,
+    evaluate_detections,
+    located_films,
+    random_boxes,
+    write_metrics,
+)
 from mammo_ml.imaging.canonical import canonical_films
 from mammo_ml.models.ssd import build_detector
 from mammo_ml.prediction import FilmDetectionParameters, detect_on_films
@@ -20,13 +26,20 @@ def pretrain_detector() -> None:
     recipe = stage.section("pretrain_detector", PretrainingRecipe).of_base(paths.base)
     looking = stage.section("predict_detector", FilmDetectionParameters)
     films, lesions = teaching(paths.catalog)
-    is_inner = films["patient_id"].isin(inner_women(films, recipe.inner_women, recipe.training.seed))
+    apart = inner_women(films, recipe.inner_women, recipe.training.seed)
+    # A lesion nobody located is neither positive nor negative, but a window round another one may show it.
+    films = located_films(films, lesions)
+    is_inner = films["patient_id"].isin(apart)
+    windows = windows_by_film(paths.films, films, lesions, recipe.windows, recipe.network.input_px)
+    learned = [windows[name] for name in films.loc[~is_inner, "film_id"]]
+    network, base = recipe.network, recipe.network.base
+    if base not in (network.scales or {}):
+        network = network.with_boxes_for(film.boxes for film in learned)
     torch.manual_seed(recipe.training.seed)
-    model = build_detector(recipe.network)
-    windows = windows_by_film(paths.films, films, lesions, recipe.windows, model.side_px)
+    model = build_detector(network)
     task = WindowTask(
         model,
-        [windows[name] for name in films.loc[~is_inner, "film_id"]],
+        learned,
         [windows[name] for name in films.loc[is_inner, "film_id"]],
         recipe.windows,
         recipe.augmentation,
@@ -37,7 +50,7 @@ def pretrain_detector() -> None:
     write_weights(paths.out, model, films, "detector", paths.base)
     write_table(fitted.table(), paths.out / "history.csv")
 
-    judged = films[is_inner].assign(item=films["film_id"]).reset_index(drop=True)
+    judged = films[is_inner].reset_index(drop=True)
     truth = lesions[lesions["has_location"] & lesions["film_id"].isin(judged["film_id"])]
     # Boxes alone: a mass's circle is larger than the ellipse of its box.
     truth = truth.assign(item=truth["film_id"], x_px=np.nan, y_px=np.nan, radius_px=np.nan).reset_index(drop=True)
